@@ -326,7 +326,9 @@ class Plan:
         for name in _SECTIONS:
             section = getattr(self, name)
             if section is not None:
-                table[name] = {item.name: _plain(getattr(section, item.name)) for item in dataclasses.fields(section)}
+                table[name] = {
+                    item.name: _plain(getattr(section, item.name)) for item in dataclasses.fields(section)
+                }
         table["task"]["label_map"] = dict(self.task.label_map)
         return table
 
@@ -414,14 +416,18 @@ def _find_field(key: str) -> tuple[str | None, str]:
         return None, "seed"
     if key in _OPTIONAL:
         return key, ""
-    fields = {f"{s}.{item.name}": (s, item.name) for s, c in _SECTIONS.items() for item in dataclasses.fields(c)}
+    fields = {
+        f"{s}.{item.name}": (s, item.name) for s, c in _SECTIONS.items() for item in dataclasses.fields(c)
+    }
     if key in fields:
         return fields[key]
     found = [full for full in fields if full.endswith(f".{key}")]
     if len(found) == 1:
         return fields[found[0]]
     if found:
-        raise ValidationError(f"--set {key} could mean {', '.join(sorted(found))}; write one of them in full.")
+        raise ValidationError(
+            f"--set {key} could mean {', '.join(sorted(found))}; write one of them in full."
+        )
     names = {full.partition(".")[2] for full in fields} | set(fields)
     hint = nearest(key, names)
     raise ValidationError(f"--set {key}: no such field." + (f" Did you mean {hint!r}?" if hint else ""))
