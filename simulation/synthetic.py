@@ -82,7 +82,7 @@ def generate(
     language: str = "en",
     devel_notes: int = 60,
     test_notes: int = 160,
-    words: tuple[int, int] = (40, 90),
+    words: tuple[int, int] = (30, 70),
     skew: float = 1.0,
     public: bool = False,
 ) -> SyntheticCorpus:
@@ -95,7 +95,7 @@ def generate(
         language: `en`, `zh`, or `mixed` (hospitals alternate, beginning with English).
         devel_notes: Notes for choosing, 0 or more.
         test_notes: Notes for the report, 0 or more.
-        words: Least and largest length to aim at; a note may run one sentence, and a copied section, over.
+        words: Least and largest length to aim at; title, headers and a copied section come on top.
         skew: How unlike the hospitals are in what they write about: 0 alike, 1 clearly unlike, at most 10.
         public: Whether to write the disjoint public corpus instead.
 

@@ -128,7 +128,7 @@ ENGLISH_SECTIONS = {
                 "Return if pain in the {Anatomy} or signs of {Disease}.",
                 "Take {Drug} {Dosage} until {date}.",
                 "Keep the {Anatomy} dry after {Procedure}.",
-                "Discharge letter sent to {doctor}; culture of caution explained to family.",
+                "Discharge letter sent to {doctor}; safety culture survey handed to family.",
             ),
         ),
     ),

@@ -2,7 +2,8 @@
 
 The template language: `{Disease}` draws a mention of that type, `<Disease:cold>` is a fixed mention,
 `[a|b]` is a choice, ` ~ ` parts the cells of a row, and `{date}`, `{name}`, `{doctor}`, `{mrn}`, `{phone}`,
-`{birth}`, `{age}`, `{year}`, `{time}`, `{bp}`, `{hr}`, `{sat}`, `{n}` and `{d}` are filled with values that are no entities.
+`{birth}`, `{age}`, `{year}`, `{time}`, `{bp}`, `{hr}`, `{sat}`, `{n}` and `{d}` are filled with values that
+are no entities.
 
 Annotation rule: every mention of a type is an entity, also where it is negated, suspected, or of a relative.
 Names of wards, clinics and staff, laboratory values and measurements are not, whatever words they use.
