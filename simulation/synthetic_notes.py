@@ -25,7 +25,6 @@ from simulation.synthetic_style import HouseStyle
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _MARK = re.compile(r"\{(\w+)\}|<(\w+):([^>]*)>")
 _LABEL_SLOT = re.compile("[{<](" + "|".join(LABELS) + r")\b")
-_WORD = re.compile(r"[A-Za-z]{5,}")
 _NUMBERS = {"d": (1, 10), "n": (12, 180), "sat": (86, 100), "hr": (48, 132)}
 _FIRST_DAY = datetime.date(2021, 1, 4)
 # A mention of the patient's own history comes back this often: notes of one patient hang together.
@@ -207,7 +206,7 @@ class NoteWriter:
             return Segment(literal, label)
         if slot not in LABELS:
             return Segment(self._filler(slot, patient, rng))
-        return Segment(self._typed(self._mention(slot, patient, rng), rng), slot)
+        return Segment(self._style.typed(self._mention(slot, patient, rng), rng), slot)
 
     def _mention(self, label: str, patient: Patient, rng: random.Random) -> str:
         """Return a new mention, or one of the patient's history."""
@@ -245,17 +244,7 @@ class NoteWriter:
 
     def _plain(self, text: str, rng: random.Random) -> Segment:
         """Return literal text with the house's cells, shorthand and typing errors."""
-        return Segment(self._typed(text.replace(" ~ ", self._style.cell), rng))
-
-    def _typed(self, text: str, rng: random.Random) -> str:
-        """Return `text` as the house types it: abbreviated, and now and then mistyped."""
-        for full, short in self._style.shorthand:
-            text = _replace_word(text, full, short)
-        rate = self._style.typo_rate
-        for right, wrong in self._lexicon.confusions.items():
-            if right in text and rng.random() < rate:
-                text = text.replace(right, wrong, 1)
-        return _WORD.sub(lambda word: _misspell(word[0], rng) if rng.random() < rate else word[0], text)
+        return Segment(self._style.typed(text.replace(" ~ ", self._style.cell), rng))
 
     def _layout(self, note_type: str, identity: Line, blocks: tuple[Block, ...]) -> list[Segment]:
         """Put title, patient line and sections together."""
@@ -271,23 +260,6 @@ class NoteWriter:
                 lead = (between if index else "") + (style.bullet if block.rows else "")
                 segments += [Segment(lead), *line]
         return segments
-
-
-def _replace_word(text: str, full: str, short: str) -> str:
-    """Replace `full` where it is not part of a longer word of Latin letters."""
-    if full not in text:
-        return text
-    guard = r"(?<![A-Za-z]){}(?![A-Za-z])" if full.isascii() else "{}"
-    return re.sub(guard.format(re.escape(full)), lambda _: short, text)
-
-
-def _misspell(word: str, rng: random.Random) -> str:
-    """Swap, drop or double one inner letter."""
-    place = rng.randrange(1, len(word) - 2)
-    kind = rng.randrange(3)
-    if kind == 0:
-        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-    return word[:place] + word[place + 1 :] if kind == 1 else word[: place + 1] + word[place:]
 
 
 def _length(line: Line) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simulation.synthetic_lexicon import LABELS, Lexicon, house_subset, stable_fraction
 
 _HEADERS = ("{}: ", "{}:\n", "## {}\n", "[{}]\n", "-- {} --\n", "{} - ")
+_WORD = re.compile(r"[A-Za-z]{5,}")
 _CASES = ("title", "upper", "lower")
 _BULLETS = ("- ", "* ", "", "\u2022 ", "+ ")
 _CELLS = (" ", " | ", ", ", "\t", " - ")
@@ -30,6 +32,7 @@ class HouseStyle:
         glued_units: Whether a dose is typed without its space.
         typo_rate: Typing errors per word, in [0, 1].
         shorthand: The abbreviations in use, longest full form first.
+        confusions: Characters that the house mistakes for each other.
         note_types: How often each note type is written; sums to one.
         tilt: How eagerly sentences with each entity type are written; above 0.
     """
@@ -45,8 +48,22 @@ class HouseStyle:
     glued_units: bool
     typo_rate: float
     shorthand: tuple[tuple[str, str], ...]
+    confusions: Mapping[str, str]
     note_types: Mapping[str, float]
     tilt: Mapping[str, float]
+
+    def typed(self, text: str, rng: random.Random) -> str:
+        """Return `text` as the house types it: abbreviated, and now and then mistyped."""
+        for full, short in self.shorthand:
+            text = _replace_word(text, full, short)
+        for right, wrong in self.confusions.items():
+            if right in text and rng.random() < self.typo_rate:
+                text = text.replace(right, wrong, 1)
+        return _WORD.sub(lambda word: self._word(word[0], rng), text)
+
+    def _word(self, word: str, rng: random.Random) -> str:
+        """Return the word, or a misspelling of it."""
+        return _misspell(word, rng) if rng.random() < self.typo_rate else word
 
 
 def house_style(lexicon: Lexicon, hospital: int, *, seed: int, skew: float) -> HouseStyle:
@@ -73,6 +90,7 @@ def house_style(lexicon: Lexicon, hospital: int, *, seed: int, skew: float) -> H
         glued_units=lexicon.language == "en" and turn % 3 == 0,
         typo_rate=rng.choice((0.005, 0.01, 0.02)),
         shorthand=tuple((full, lexicon.shorthand[full]) for full in sorted(shorthand, key=len, reverse=True)),
+        confusions=lexicon.confusions,
         note_types=_leaning(tuple(lexicon.sections), turn, skew, rng),
         tilt=_tilt(turn, skew),
     )
@@ -102,3 +120,20 @@ def _tilt(turn: int, skew: float) -> dict[str, float]:
     tilt[LABELS[turn % len(LABELS)]] = 1.0 + 3.0 * skew
     tilt[LABELS[(turn + 2) % len(LABELS)]] = 1.0 / (1.0 + 5.0 * skew)
     return tilt
+
+
+def _replace_word(text: str, full: str, short: str) -> str:
+    """Replace `full` where it is not part of a longer word of Latin letters."""
+    if full not in text:
+        return text
+    guard = r"(?<![A-Za-z]){}(?![A-Za-z])" if full.isascii() else "{}"
+    return re.sub(guard.format(re.escape(full)), lambda _: short, text)
+
+
+def _misspell(word: str, rng: random.Random) -> str:
+    """Swap, drop or double one inner letter."""
+    place = rng.randrange(1, len(word) - 2)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    return word[:place] + word[place + 1 :] if kind == 1 else word[: place + 1] + word[place:]
