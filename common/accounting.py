@@ -155,7 +155,7 @@ def _step_rdp(q: float, noise_multiplier: float, order: int) -> float:
     if q == 1.0:
         # Mironov 2017 (arXiv 1702.07476), corollary 3.
         return order / (2 * noise_multiplier**2)
-    # Mironov, Talwar & Zhang 2019 (arXiv 1908.10530), section 3.3; theorem 4 gives this direction as the worse.
+    # Mironov, Talwar & Zhang 2019 (arXiv 1908.10530), section 3.3.
     drawn = np.arange(order + 1, dtype=np.float64)
     binomial = gammaln(order + 1) - gammaln(drawn + 1) - gammaln(order - drawn + 1)
     terms = binomial + drawn * math.log(q) + (order - drawn) * math.log1p(-q)
@@ -187,7 +187,8 @@ def _conversion(orders: Sequence[int], delta: float) -> NDArray[np.float64]:
 
 
 def rdp_epsilon(mechanisms: Iterable[Mechanism], *, delta: float) -> float:
-    """Return an upper bound on epsilon by Rényi differential privacy; looser than `plan_epsilon`, and fast."""
+    """Return an upper bound on epsilon by Rényi differential privacy; looser than `plan_epsilon`, and "
+    "fast."""
     total = rdp(mechanisms, _RDP_ORDERS)
     return max(0.0, float(np.min(total + _conversion(_RDP_ORDERS, require_delta(delta)))))
 
@@ -236,7 +237,7 @@ def plan_epsilon(mechanisms: Iterable[Mechanism], *, delta: float, unit: str) ->
     parts = merged(mechanisms)
     require_delta(delta)
     if all(one.q == 1.0 for one in parts):
-        # Gaussian mechanisms compose to one whose inverse squared noise is the sum (Dong et al. 2019, corollary 3.3).
+        # Gaussians compose to one whose inverse squared noise is the sum (Dong et al. 2019, corollary 3.3).
         precision = sum(one.steps / one.noise_multiplier**2 for one in parts)
         exact = analytic_gaussian_epsilon(1 / math.sqrt(precision), delta=delta)
         return Epsilon(epsilon=exact, delta=delta, unit=unit, method="analytic-gaussian")
@@ -339,7 +340,8 @@ def calibrate_noise_multiplier(
     loose = rdp_epsilon(plan(_LARGEST_NOISE), delta=delta)
     if loose > target_epsilon and bound(_LARGEST_NOISE) > target_epsilon:
         raise ValidationError(
-            f"target_epsilon is {target_epsilon!r}: no noise can meet it at delta {delta:g} over {total} steps "
+            f"target_epsilon is {target_epsilon!r}: no noise can meet it at delta {delta:g} over {total} "
+            "steps "
             f"at q {q:g}{' beside the other releases' if others else ''}; raise target_epsilon or delta, or "
             "lower steps, rounds, reserve_rounds or the other releases."
         )

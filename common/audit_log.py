@@ -123,6 +123,7 @@ class AuditLog:
         key: Ed25519PrivateKey | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Name the file; nothing is opened yet."""
         self.path = path
         self._key = key
         self._clock = clock

@@ -28,6 +28,7 @@ class ChainError(Exception):
     """
 
     def __init__(self, position: int, reason: str) -> None:
+        """Name the position and the reason."""
         super().__init__(f"entry {position} {reason}")
         self.position = position
         self.reason = reason
@@ -113,6 +114,8 @@ def verify_links(links: Iterable[Link], *, domain: str, key: Ed25519PublicKey | 
     for position, link in enumerate(links, start=1):
         if link.sequence != position:
             raise ChainError(position, f"carries number {link.sequence}: an entry was removed or moved")
+        if not all(isinstance(one, str) for one in (link.kind, link.time, link.body, link.signature)):
+            raise ChainError(position, "was changed after it was written")
         if link.previous != previous:
             raise ChainError(position, "does not follow the entry before it: one was changed or removed")
         if link.hash != _digest(domain, position, link.kind, link.time, link.body, previous):
