@@ -16,7 +16,7 @@ round, keep it: what was released is a prefix of the accounted sequence.
 
 `RDPFilter`: let every mechanism, its parameters included, depend on all earlier outputs. A run that
 never charges what the filter does not admit is (epsilon, delta)-DP for the filter's limit. At one fixed
-order this is Feldman & Zrnic 2021 (arXiv 2008.11193v4, theorem 4.3 with corollary 4.4). Several orders
+order this is the Rényi filter of Feldman & Zrnic 2021 (arXiv 2008.11193v4). Several orders
 share delta in equal parts: partition the transcripts by the order whose budget was never passed; on
 each part the run equals one stopped by that order's filter alone, which loses at most its share of
 delta; the shares add. Without the split the order would be chosen from the outputs, unaccounted.
@@ -317,7 +317,7 @@ def calibrate_noise_multiplier(
         target_epsilon: Above 0.
         delta: In (0, 1).
         q: Sampling rate, in (0, 1].
-        steps: Steps in one round, from 1.
+        steps: Noised steps of one site over all planned rounds, from 1; each round has as many, rounded up.
         rounds: Planned rounds, from 1.
         reserve_rounds: Rounds that may be trained and charged once more after a crash, from 0.
         others: Everything else that the plan releases with noise of its own, over the whole plan.
@@ -326,9 +326,10 @@ def calibrate_noise_multiplier(
         ValidationError: A value is out of range, or no noise can meet the target.
     """
     require_float("target_epsilon", target_epsilon, minimum=0, maximum=1e6, open_minimum=True)
+    require_int("steps", steps, minimum=1, maximum=10_000_000)
     require_int("rounds", rounds, minimum=1, maximum=1_000_000)
     require_int("reserve_rounds", reserve_rounds, minimum=0, maximum=1_000_000)
-    total = steps * (rounds + reserve_rounds)
+    total = steps + reserve_rounds * -(-steps // rounds)
 
     def plan(noise: float) -> list[Mechanism]:
         return [PoissonSubsampledGaussian(q=q, noise_multiplier=noise, steps=total), *others]
