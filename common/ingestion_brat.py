@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from client.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
-from client.text_files import read_lines, read_text
+from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
+from common.text_files import read_lines, read_text
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
@@ -60,7 +60,7 @@ def read_brat(
     Args:
         text_path: The `.txt` file; the `.ann` file stands beside it.
         schema: The entity types.
-        counts: Receives the counts of `client.annotations`.
+        counts: Receives the counts of `common.annotations`.
         document_id: The note's and the document's id.
         fields: The document's row in `documents.tsv`, without its id.
 

@@ -1,8 +1,8 @@
 """Reading a data set: a folder with `train`, `devel` (or `dev`) and `test`, each a file or a folder.
 
-    train.tsv | train.conll | ...     token/tag columns       client.ingestion_columns
-    train/*.txt + train/*.ann         BRAT standoff           client.ingestion_brat
-    train.jsonl | train/*.json | ...  JSONL with spans        client.ingestion_jsonl
+    train.tsv | train.conll | ...     token/tag columns       common.ingestion_columns
+    train/*.txt + train/*.ann         BRAT standoff           common.ingestion_brat
+    train.jsonl | train/*.json | ...  JSONL with spans        common.ingestion_jsonl
 
 The format is found by looking at the content, so any extension will do; `docs/formats.md` shows each format
 and states its rules.
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from client.annotations import Counts
-from client.ingestion_brat import DOCUMENT_TABLE, brat_notes, read_brat
-from client.ingestion_columns import ColumnLayout, read_columns
-from client.ingestion_jsonl import read_jsonl
-from client.text_files import read_lines
+from common.annotations import Counts
+from common.ingestion_brat import DOCUMENT_TABLE, brat_notes, read_brat
+from common.ingestion_columns import ColumnLayout, read_columns
+from common.ingestion_jsonl import read_jsonl
+from common.text_files import read_lines
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
@@ -55,7 +55,7 @@ class SplitReport:
     Attributes:
         path: The file or folder.
         detected: Its format, and why.
-        counts: The counts of `client.annotations`; they describe private data and stay at the site.
+        counts: The counts of `common.annotations`; they describe private data and stay at the site.
     """
 
     path: Path
@@ -123,7 +123,7 @@ def read_split(
         path: A file or a folder.
         schema: The entity types.
         split: The split's name, from which note ids are made where the format has none.
-        counts: Receives the counts of `client.annotations`.
+        counts: Receives the counts of `common.annotations`.
         layout: Where columns stand, for the column format.
         detected: The format, if it is known; else it is detected.
 

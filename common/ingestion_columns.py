@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from client.annotations import Counts, resolve_label
-from client.text_files import read_lines
+from common.annotations import Counts, resolve_label
+from common.text_files import read_lines
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import EntitySpan, Note
@@ -73,7 +73,7 @@ def read_columns(
         path: A UTF-8 file.
         schema: The entity types.
         split: The split's name; note ids are `<split>-<number>`.
-        counts: Receives the counts of `client.annotations`.
+        counts: Receives the counts of `common.annotations`.
         layout: Where word and tag stand; first and last column by default.
         first_number: The number of the file's first note.
 

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from client.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
-from client.text_files import read_lines
+from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
+from common.text_files import read_lines
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
@@ -34,7 +34,7 @@ def read_jsonl(
         path: A UTF-8 file; blank lines are skipped.
         schema: The entity types.
         split: A note without `id` is called `<split>-<number>`.
-        counts: Receives the counts of `client.annotations`.
+        counts: Receives the counts of `common.annotations`.
         first_number: The number of the file's first note.
         seen_ids: Ids of the split so far; repeated ids are refused.
 
