@@ -18,7 +18,7 @@ from common.model import autocast, autocast_dtype
 from common.plan import Plan, Training
 from common.records import Example
 from common.seeding import derive_seed, torch_seed
-from common.tokenization import IGNORED_LABEL, batches_by_length, collate
+from common.batching import IGNORED, batches_by_length, collate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         A scalar float32, in nats.
     """
     return F.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
 
 
@@ -158,7 +158,7 @@ class FitSession:
         generator = np.random.default_rng(order_seed)
         done, seen, tokens, loss_sum = 0, 0, 0, 0.0
         while done < steps:
-            for batch in batches_by_length(examples, self.training.batch_size, generator=generator):
+            for batch in batches_by_length(examples, batch_size=self.training.batch_size, generator=generator):
                 loss, count = self._step(batch)
                 done, seen, tokens, loss_sum = done + 1, seen + len(batch), tokens + count, loss_sum + loss
                 if on_step is not None:
@@ -171,7 +171,7 @@ class FitSession:
         """Take one optimizer step; return the summed loss and the number of labelled words."""
         trainer = self.trainer
         inputs = collate(batch, trainer.pad_id).to(trainer.device)
-        count = int((inputs.labels != IGNORED_LABEL).sum())
+        count = int((inputs.labels != IGNORED).sum())
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(trainer.device, trainer.dtype):
             logits = trainer.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from common.errors import ModelError
@@ -37,20 +37,6 @@ def encoder_source(encoder: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def load_tokenizer(encoder: str) -> Any:
-    """Return the fast tokenizer of an encoder.
-
-    Raises:
-        ModelError: There is none, or it is not a fast tokenizer.
-    """
-    source = encoder_source(encoder)
-    with _translated(encoder):
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, local_files_only=_is_local(source))
-    if not tokenizer.is_fast:
-        raise ModelError(f"{encoder!r} has no fast tokenizer, which sub-word alignment needs; choose another encoder.")
-    return tokenizer
-
-
 def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.Module:
     """Build the classifier that a plan describes, on the CPU, in float32.
 
@@ -67,10 +53,10 @@ def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.
     """
     source = encoder_source(section.encoder)
     with _translated(section.encoder), torch_seed(seed, "model"):
-        config = AutoConfig.from_pretrained(source, local_files_only=_is_local(source))
+        config = AutoConfig.from_pretrained(source, local_files_only=is_local(source))
         _configure(config, section, tags)
         model = AutoModelForTokenClassification.from_pretrained(
-            source, config=config, local_files_only=_is_local(source), dtype=torch.float32
+            source, config=config, local_files_only=is_local(source), dtype=torch.float32
         )
         _check_window(model, section)
         _freeze(model, section)
@@ -92,11 +78,11 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def load_model(folder: Path) -> tuple[nn.Module, Any]:
-    """Open a saved model folder; return the model in evaluation mode and its tokenizer.
+def load_model(folder: Path) -> nn.Module:
+    """Open a saved model folder; return the model in evaluation mode.
 
     Raises:
-        ModelError: The folder does not hold a token classifier and its tokenizer.
+        ModelError: The folder does not hold a token classifier.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -105,9 +91,8 @@ def load_model(folder: Path) -> tuple[nn.Module, Any]:
         )
     with _translated(str(folder)):
         model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
     model.eval()
-    return cast(nn.Module, model), tokenizer
+    return cast(nn.Module, model)
 
 
 def model_tags(model: nn.Module) -> tuple[str, ...]:
@@ -216,7 +201,8 @@ def _with_lora(model: Any, section: ModelSection) -> Any:
     )
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
+    """Whether an encoder must be opened without the hub: it is a folder, or the hub is switched off."""
     return Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1"
 
 
