@@ -4,8 +4,8 @@ Only text-bound annotations (`T` lines) are entities; relations, events, attribu
 are counted and left. Offsets count Unicode characters of the file as it is, line ends included, and every
 span is checked against the mention that its line repeats.
 
-Stated rules: fragments that only white space separates are one span (BRAT writes a mention so that
-crosses a line end). What is still discontinuous keeps its longest fragment, the first of equal ones, and is counted. Of
+Stated rules: fragments that only white space separates are one span (BRAT writes a mention over a line end
+so). What is still discontinuous keeps its longest fragment, the first of equal ones, and is counted. Of
 nested spans the outermost is kept and the others are counted; spans that cross are an error.
 """
 
