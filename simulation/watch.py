@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.trainer import Progress
@@ -20,6 +20,7 @@ class RunWatch:
 
     def __init__(self, progress: RoundProgress | None) -> None:
         self._progress = progress
+        self._report: Callable[[Mapping[str, Any]], None] = lambda shown: None
 
     @classmethod
     def silent(cls, rounds: int) -> RunWatch:
@@ -30,6 +31,16 @@ class RunWatch:
     def on(cls, console: Console, rounds: int) -> RunWatch:
         """Return a watch that shows a bar on a console."""
         return cls(RoundProgress(console, rounds))
+
+    @classmethod
+    def lines(cls, report: Callable[[str], None], rounds: int) -> RunWatch:
+        """Return a watch that reports one line a round."""
+        watch = cls(None)
+        watch._report = lambda shown: report(
+            f"federated: round {shown['round']}/{rounds}, devel F1 {shown['micro_f1'] or 0:.4f}, "
+            f"{shown['participants']} sites, {shown['seconds']:.0f} s"
+        )
+        return watch
 
     def on_round(self, server_round: int, rounds: int) -> None:
         """Start a round."""
@@ -54,10 +65,13 @@ class RunWatch:
 
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
         """End a round."""
+        shown = {
+            "round": metrics["round"],
+            "micro_f1": metrics.get("devel", {}).get("micro", {}).get("f1"),
+            "train_loss": metrics.get("train_loss"),
+            "participants": len(metrics["sites"]),
+            "seconds": metrics["seconds"],
+        }
+        self._report(shown)
         if self._progress:
-            shown = {
-                "micro_f1": metrics.get("devel", {}).get("micro", {}).get("f1"),
-                "train_loss": metrics.get("train_loss"),
-                "participants": len(metrics["sites"]),
-            }
             self._progress.end_round(shown)
