@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from common.errors import InputError, PlanError
 from common.validation import require_int, require_text
-from server.files import remove_partial_files, replacing
+from common.files import remove_partial_files, replacing
 
 FORMAT_VERSION: Final = 1
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")

@@ -1,0 +1,62 @@
+"""A site's finished update of the present round, on disk between two exchanges, mode 0600.
+
+One file per run. A retry of the same round from the same model re-sends it: no second training, no
+second charge. Attempt secrets (keys, masks) are never in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common.files import replacing
+from common.records import ModelUpdate
+
+
+class UpdateSpool:
+    """The spool of one site for one run.
+
+    Args:
+        folder: Where the file is; made with mode 0700.
+        plan_hash: The plan; part of the file's key.
+        run_id: fedward's run id, which survives resumes.
+    """
+
+    def __init__(self, folder: Path, *, plan_hash: str, run_id: str) -> None:
+        self.folder = folder
+        self.key = {"plan_hash": plan_hash, "run_id": run_id}
+        self.path = folder / f"{plan_hash[:16]}-{run_id}.update"
+
+    def save(self, update: ModelUpdate, *, server_round: int, model_hash: str) -> None:
+        """Write the update of a round in one piece; an earlier round's is replaced."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        header = self._header(server_round, model_hash) | {"weight": repr(update.weight)}
+        with replacing(self.path) as partial:
+            os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+            save_file({k: np.asarray(v) for k, v in update.fields.items()}, partial, metadata={"fedward": json.dumps(header)})
+            partial.chmod(0o600)
+
+    def load(self, *, server_round: int, model_hash: str) -> ModelUpdate | None:
+        """Return the update of exactly this round and model, or None."""
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {}).get("fedward", "{}"))
+                weight = float(header.pop("weight", "1"))
+                if header != self._header(server_round, model_hash):
+                    return None
+                fields = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError):
+            return None
+        return ModelUpdate(fields=fields, weight=weight)
+
+    def clear(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+    def _header(self, server_round: int, model_hash: str) -> dict[str, object]:
+        return {**self.key, "round": server_round, "model_hash": model_hash}

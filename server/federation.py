@@ -1,0 +1,178 @@
+"""One run from plan to report: build, resume or start, loop, choose, evaluate, save."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from common.host import ModelHost
+from common.model import save_model
+from common.plan import Plan
+from common.prediction import Evaluation, evaluate
+from common.records import Note
+from common.roster import Roster
+from server.aggregation import make_server_optimizer
+from server.checkpoint import CheckpointStore
+from server.cohort import Cohort
+from server.exchange import Exchange
+from server.rounds import (
+    Aggregator,
+    Conversation,
+    FloatVector,
+    PlainAggregator,
+    RoundListener,
+    RoundLoop,
+    RunState,
+)
+from server.run_folder import RunFolder
+from server.tracking import open_trackers
+
+@dataclass(frozen=True, kw_only=True)
+class FederationJob:
+    """What a run is made of.
+
+    Attributes:
+        plan: The agreed plan.
+        roster: The members.
+        folder: The run's folder, open.
+        host: The server's model.
+        devel: Development notes of the server; the best round is chosen on them. May be empty.
+        test: Test notes, looked at once, after the choice.
+        listener: Watches the run.
+        pullers: Threads that pull replies at once.
+        notes: Sentences for the report, such as that isolation is off.
+    """
+
+    plan: Plan
+    roster: Roster
+    folder: RunFolder
+    host: ModelHost
+    devel: Sequence[Note] = field(repr=False)
+    test: Sequence[Note] = field(repr=False)
+    listener: RoundListener
+    pullers: int = 4
+    notes: Sequence[str] = ()
+
+
+def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
+    """Run a federation over a grid to its end, and return what `result.json` holds.
+
+    Continues from the folder's newest checkpoint where there is one.
+
+    Raises:
+        RoundError: A round could not be completed; the run can be resumed.
+        PlanError: The folder holds a run of another plan.
+    """
+    started = time.monotonic()
+    store = CheckpointStore(job.folder.path / "checkpoints")
+    loop = _loop(grid, job, store)
+    state = _start_state(loop, store, job.host)
+    job.folder.rewind(state.server_round, state.history)
+    parameters = {"plan_hash": job.plan.hash, "seed": job.plan.seed, "sites": len(job.roster)}
+    tracking = job.plan.tracking
+    with open_trackers(
+        job.folder,
+        run_id=state.run_id,
+        parameters=parameters,
+        mlflow=tracking.mlflow,
+        wandb=tracking.wandb,
+        first_round=state.server_round + 1,
+    ) as trackers:
+        loop.on_row = lambda row: (job.folder.append_metrics(row), trackers.log_round(row))
+        state = loop.run(state)
+        result = _finish(job, state, seconds=time.monotonic() - started)
+        trackers.log_result(result)
+    return result
+
+
+def vector_evaluator(host: ModelHost, notes: Sequence[Note], precision: str) -> Callable[[FloatVector], Evaluation]:
+    """Return a function that scores a model vector on notes."""
+
+    def score(vector: FloatVector) -> Evaluation:
+        with host.lock:
+            host.write(vector)
+            return evaluate(host.model, notes, host.encoding, precision=precision)
+
+    return score
+
+
+def _loop(grid: Grid, job: FederationJob, store: CheckpointStore) -> RoundLoop:
+    """Assemble the round loop."""
+    plan = job.plan
+    federation = plan.federation
+    exchange = Exchange(grid, pullers=job.pullers)
+    conversation = Conversation(exchange, plan, job.listener)
+    score = vector_evaluator(job.host, job.devel, plan.training.precision)
+    return RoundLoop(
+        plan=plan,
+        roster=job.roster,
+        cohort=Cohort(exchange, job.roster, plan.hash, federation.minimum_cohort),
+        conversation=conversation,
+        aggregator=_aggregator(conversation, job),
+        optimizer=make_server_optimizer(
+            federation.optimizer,
+            learning_rate=federation.server_learning_rate,
+            momentum=federation.server_momentum,
+            beta1=federation.beta1,
+            beta2=federation.beta2,
+            tau=federation.tau,
+        ),
+        store=store,
+        evaluate=(lambda vector: score(vector).to_dict()) if job.devel else None,
+    )
+
+
+def _aggregator(conversation: Conversation, job: FederationJob) -> Aggregator:
+    """Choose how updates are summed."""
+    return PlainAggregator(conversation, job.roster)
+
+
+def _start_state(loop: RoundLoop, store: CheckpointStore, host: ModelHost) -> RunState:
+    """Continue from the newest checkpoint, or begin."""
+    checkpoint = store.latest()
+    if checkpoint is not None:
+        return loop.restore(checkpoint)
+    return RunState(run_id=secrets.token_hex(8), weights=host.read())
+
+
+def _finish(job: FederationJob, state: RunState, *, seconds: float) -> dict[str, Any]:
+    """Choose the model, save it, evaluate it once on the test set, and write result and report."""
+    vector = state.best if state.best is not None else state.weights
+    chosen = state.best_round if state.best is not None else state.server_round
+    scores = vector_evaluator(job.host, job.test, job.plan.training.precision)(vector) if job.test else None
+    with job.host.lock:
+        job.host.write(vector)
+        save_model(job.host.model, job.host.encoding.tokenizer, job.folder.path / "model")
+    result = _result(job, state, chosen, scores.to_dict() if scores else {}, seconds)
+    job.folder.write_result(result)
+    return result
+
+
+def _result(
+    job: FederationJob, state: RunState, chosen: int, scores: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Return the run's headline values."""
+    trained = sum(float(row["seconds"]) for row in state.history)
+    return {
+        "micro_f1": scores.get("micro", {}).get("f1"),
+        "per_entity": scores.get("per_entity", {}),
+        "evaluation": scores,
+        "rounds": state.server_round,
+        "chosen_round": chosen,
+        "sites": len(job.roster),
+        "secure_aggregation": job.plan.secure_aggregation.enabled,
+        "epsilon": None,
+        "seconds": seconds,
+        "round_seconds": trained,
+        "plan_hash": job.plan.hash,
+        "run_id": state.run_id,
+        "seed": job.plan.seed,
+        "notes": list(job.notes),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "flwr", "transformers", "opacus")},
+    }

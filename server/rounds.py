@@ -1,0 +1,351 @@
+"""The round loop over a Flower Grid: ask, fold, step, checkpoint, evaluate, report.
+
+Flower's `Strategy.start` fixes two exchanges and cannot resume, so the loop is ours. Each round starts
+from a checkpoint and ends in one; a run that is killed at any moment continues from the last.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import FedwardError, RoundError
+from common.messages import TRAIN, UPLOAD, Envelope
+from common.parameters import vector_hash
+from common.plan import Plan
+from common.roster import Roster
+from common.stages import DELTA, Fields, UpdateStage, Weighting, undo_stages
+from server.aggregation import RunningSum, ServerOptimizer
+from server.checkpoint import Checkpoint, CheckpointStore
+from server.cohort import Cohort
+from server.exchange import Exchange
+
+_log = logging.getLogger(__name__)
+
+FloatVector = NDArray[np.float32]
+
+
+class RoundListener(Protocol):
+    """What a run tells whoever watches it."""
+
+    def on_round(self, server_round: int, rounds: int) -> None:
+        """A round begins."""
+
+    def on_stage(self, stage: str, sites: Sequence[str]) -> None:
+        """A stage of the round begins with these sites."""
+
+    def on_reply(self, stage: str, site: str, refusal: str | None) -> None:
+        """A site has answered a stage, or has declined with a code."""
+
+    def on_wait(self, present: int, needed: int) -> None:
+        """Fewer sites than needed are there."""
+
+    def on_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """A round is over and checkpointed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSum:
+    """What the server opened in one round.
+
+    Attributes:
+        total: The fields of the sum, as the sites' last stage left them.
+        sites: The sites in the sum.
+        attempts: Attempts that it took.
+    """
+
+    total: Fields = field(repr=False)
+    sites: tuple[str, ...]
+    attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRequest:
+    """What a round is about: the model that all sites start from."""
+
+    run_id: str
+    server_round: int
+    vector: FloatVector = field(repr=False)
+    model_hash: str
+
+
+class Aggregator(Protocol):
+    """One way to get from trained sites to the sum of their updates."""
+
+    def train_header(self, request: RoundRequest) -> dict[str, Any]:
+        """Return what `train` carries for this aggregator."""
+
+    def collect(self, request: RoundRequest, trained: Mapping[str, Envelope]) -> RoundSum:
+        """Return the sum over the sites that trained and could be summed."""
+
+
+class Conversation:
+    """Exchanges of one run, with the header that every request carries."""
+
+    def __init__(self, exchange: Exchange, plan: Plan, listener: RoundListener) -> None:
+        self.exchange = exchange
+        self.plan = plan
+        self.listener = listener
+        self.seconds: dict[str, float] = {}
+
+    def ask(
+        self,
+        kind: str,
+        sites: Sequence[str],
+        request: RoundRequest,
+        *,
+        header: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] = {},  # noqa: B006 - never changed
+        arrays: Mapping[str, NDArray[Any]] = {},  # noqa: B006 - never changed
+        deadline: float,
+        on_reply: Callable[[str, Envelope], None],
+    ) -> None:
+        """Send one stage to sites and hand each good reply to `on_reply` as it comes."""
+        common = {
+            "plan_hash": self.plan.hash,
+            "run_id": request.run_id,
+            "round": request.server_round,
+            "model_hash": request.model_hash,
+        }
+        started = time.monotonic()
+        self.listener.on_stage(kind, sites)
+        envelopes = {
+            site: Envelope(
+                kind=kind, header={**common, **(header(site) if callable(header) else header)}, arrays=arrays
+            )
+            for site in sites
+        }
+        for reply in self.exchange.run(envelopes, deadline=deadline, group=str(request.server_round)):
+            refusal = reply.refusal
+            if refusal is None:
+                try:
+                    on_reply(reply.site, reply.envelope)
+                except FedwardError as error:
+                    _log.warning("The %s reply of %s is left out: %s", kind, reply.site, error)
+                    refusal = error.code
+            self.listener.on_reply(kind, reply.site, refusal)
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - started
+
+
+class PlainAggregator:
+    """Sums updates that the server can read; the plan says so, and sites must have agreed."""
+
+    def __init__(self, conversation: Conversation, roster: Roster) -> None:
+        self.conversation = conversation
+        self.roster = roster
+
+    def train_header(self, request: RoundRequest) -> dict[str, Any]:
+        """Nothing besides what every request carries."""
+        return {}
+
+    def collect(self, request: RoundRequest, trained: Mapping[str, Envelope]) -> RoundSum:
+        """Fold the uploads one by one as they come; the sum does not depend on their order."""
+        total = RunningSum(weighted_fields=())
+        sites: list[str] = []
+
+        def fold(site: str, reply: Envelope) -> None:
+            if site in sites:
+                raise RoundError(f"{site} uploaded twice.")
+            total.add({name: reply.vector(name, np.float32) for name in reply.arrays}, self.roster.weight(site))
+            sites.append(site)
+
+        self.conversation.ask(
+            UPLOAD,
+            sorted(trained),
+            request,
+            deadline=self.conversation.plan.federation.exchange_deadline,
+            on_reply=fold,
+        )
+        fields = {name: total.total(name) for name in total.fields} if sites else {}
+        return RoundSum(total=fields, sites=tuple(sorted(sites)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands between two rounds.
+
+    Attributes:
+        run_id: fedward's run id, the same across resumes.
+        server_round: Rounds completed.
+        weights: The global model, `(parameters,)`.
+        history: Metrics of each completed round.
+        best: The weights of the round that did best on the development set, with that round's number.
+    """
+
+    run_id: str
+    server_round: int = 0
+    weights: FloatVector = field(repr=False)
+    history: tuple[Mapping[str, Any], ...] = ()
+    best: FloatVector | None = field(default=None, repr=False)
+    best_round: int = 0
+    best_score: float = -1.0
+
+
+class RoundLoop:
+    """Runs the rounds of one plan.
+
+    Args:
+        plan: The agreed plan.
+        cohort: Finds the sites.
+        conversation: Talks to them.
+        aggregator: Sums their updates.
+        optimizer: Steps the global model.
+        store: Receives a checkpoint after each round.
+        evaluate: Scores a model vector on the server's development set; None without one.
+        stages: What sites applied to their updates, undone here in reverse.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        roster: Roster,
+        cohort: Cohort,
+        conversation: Conversation,
+        aggregator: Aggregator,
+        optimizer: ServerOptimizer,
+        store: CheckpointStore,
+        evaluate: Callable[[FloatVector], Mapping[str, Any]] | None,
+        stages: Sequence[UpdateStage] = (Weighting(),),
+    ) -> None:
+        self.plan = plan
+        self.roster = roster
+        self.cohort = cohort
+        self.conversation = conversation
+        self.aggregator = aggregator
+        self.optimizer = optimizer
+        self.store = store
+        self.evaluate = evaluate
+        self.stages = stages
+        self.listener = conversation.listener
+        self.on_row: Callable[[Mapping[str, Any]], object] = lambda row: None
+
+    def run(self, state: RunState) -> RunState:
+        """Run all rounds that are left.
+
+        Raises:
+            RoundError: A round could not be completed; everything before it is checkpointed.
+        """
+        rounds = self.plan.federation.rounds
+        if state.server_round == 0:
+            self.store.save(self._checkpoint(state))
+        while state.server_round < rounds:
+            self.listener.on_round(state.server_round + 1, rounds)
+            state = self.run_round(state)
+            self.store.save(self._checkpoint(state))
+            self.on_row(state.history[-1])
+            self.listener.on_metrics(state.history[-1])
+        return state
+
+    def run_round(self, state: RunState) -> RunState:
+        """Run the next round and return the state after it."""
+        started = time.monotonic()
+        self.conversation.seconds.clear()
+        request = RoundRequest(
+            run_id=state.run_id,
+            server_round=state.server_round + 1,
+            vector=state.weights,
+            model_hash=vector_hash(state.weights),
+        )
+        trained = self._train(request)
+        opened = self.aggregator.collect(request, trained)
+        minimum = self.plan.federation.minimum_cohort
+        if len(opened.sites) < minimum:
+            raise RoundError(
+                f"Round {request.server_round} ended with {len(opened.sites)} of at least {minimum} sites "
+                "(federation.minimum_cohort); its sum was not used, and the run can be resumed."
+            )
+        weights = [self.roster.weight(site) for site in opened.sites]
+        fields = undo_stages(self.stages, opened.total, weights=weights)
+        mean = np.asarray(fields[DELTA], dtype=np.float32)
+        vector = self.optimizer.step(state.weights, mean)
+        metrics = {
+            "round": request.server_round,
+            "sites": list(opened.sites),
+            "attempts": opened.attempts,
+            **_training_metrics(fields),
+        }
+        return self._scored(state, vector, metrics, started)
+
+    def restore(self, checkpoint: Checkpoint) -> RunState:
+        """Return the state that a checkpoint holds, and load the optimizer's.
+
+        Raises:
+            PlanError: The checkpoint is of another plan.
+        """
+        checkpoint.require_plan(self.plan.hash)
+        vectors = dict(checkpoint.optimizer_state)
+        best = vectors.pop("best_weights", None)
+        self.optimizer.load_state(vectors)
+        return RunState(
+            run_id=checkpoint.run_id,
+            server_round=checkpoint.round,
+            weights=checkpoint.weights,
+            history=tuple(checkpoint.history),
+            best=best,
+            best_round=int(checkpoint.extra.get("best_round", 0)),
+            best_score=float(checkpoint.extra.get("best_score", -1.0)),
+        )
+
+    def _train(self, request: RoundRequest) -> dict[str, Envelope]:
+        """Let every site that can be reached train; return the replies of those that did."""
+        federation = self.plan.federation
+        sites = self.cohort.gather(deadline=federation.train_deadline, on_wait=self.listener.on_wait)
+        trained: dict[str, Envelope] = {}
+        self.conversation.ask(
+            TRAIN,
+            sites,
+            request,
+            header=self.aggregator.train_header(request),
+            arrays={"model": request.vector},
+            deadline=federation.train_deadline,
+            on_reply=trained.__setitem__,
+        )
+        return trained
+
+    def _scored(
+        self, state: RunState, vector: FloatVector, metrics: dict[str, Any], started: float
+    ) -> RunState:
+        """Evaluate the new model on the development set and keep the best."""
+        after = replace(state, server_round=state.server_round + 1, weights=vector)
+        if self.evaluate is not None:
+            evaluation_started = time.monotonic()
+            scores = self.evaluate(vector)
+            self.conversation.seconds["evaluate"] = time.monotonic() - evaluation_started
+            metrics["devel"] = scores
+            score = float(scores["micro"]["f1"])
+            if score > state.best_score:
+                after = replace(after, best=vector, best_round=after.server_round, best_score=score)
+        metrics["seconds"] = time.monotonic() - started
+        metrics["seconds_by_stage"] = dict(self.conversation.seconds)
+        return replace(after, history=(*state.history, metrics))
+
+    def _checkpoint(self, state: RunState) -> Checkpoint:
+        """Return what a resume needs."""
+        vectors = self.optimizer.state()
+        if state.best is not None:
+            vectors = {**vectors, "best_weights": state.best}
+        return Checkpoint(
+            round=state.server_round,
+            weights=state.weights,
+            plan_hash=self.plan.hash,
+            run_id=state.run_id,
+            optimizer_state=vectors,
+            history=state.history,
+            extra={"best_round": state.best_round, "best_score": state.best_score},
+        )
+
+
+def _training_metrics(fields: Fields) -> dict[str, Any]:
+    """Return the sums that rode along, and the loss per word that follows from them."""
+    metrics: dict[str, Any] = {
+        name: float(values[0]) for name, values in fields.items() if name != DELTA and values.shape == (1,)
+    }
+    if metrics.get("num_tokens"):
+        metrics["train_loss"] = metrics.pop("loss_sum") / metrics["num_tokens"]
+    return metrics
