@@ -20,10 +20,17 @@ _MOST_DOTS: Final = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One named line or one part of stacked bars; a None is a gap."""
+    """One named line or one part of stacked bars.
+
+    Attributes:
+        name: What it is called in the legend and in tooltips.
+        values: One for each round; None is a gap.
+        tone: A CSS class for its colour, in place of the next in order.
+    """
 
     name: str
     values: Sequence[float | None]
+    tone: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,12 @@ def line_chart(
     if not values:
         return _figure(title, (), _nothing())
     scale = _scale(rounds, min(values), max(values), limits)
-    marks = [_line(line, index, scale, digits) for index, line in enumerate(series)]
-    return _figure(title, [line.name for line in series], _svg(title, _axes(scale) + "".join(marks)))
+    tones = _tones(series)
+    # The first series is what the chart is about, so it is drawn last, on top.
+    marks = [
+        _line(line, tone, scale, digits) for line, tone in reversed(list(zip(series, tones, strict=True)))
+    ]
+    return _figure(title, series, _svg(title, _axes(scale) + "".join(marks)))
 
 
 def bar_chart(
@@ -91,7 +102,7 @@ def bar_chart(
         return _figure(title, (), _nothing())
     scale = _scale(rounds, 0.0, max(totals), None, whole=digits == 0)
     marks = "".join(_bar(series, i, scale, unit, digits) for i in range(len(rounds)))
-    return _figure(title, [part.name for part in series], _svg(title, _axes(scale) + marks))
+    return _figure(title, series, _svg(title, _axes(scale) + marks))
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:
@@ -137,7 +148,12 @@ def _axes(scale: _Scale) -> str:
     return "".join(parts)
 
 
-def _line(line: Series, index: int, scale: _Scale, digits: int) -> str:
+def _tones(series: Sequence[Series]) -> list[str]:
+    """Return the CSS class that colours each series."""
+    return [item.tone or f"s{index}" for index, item in enumerate(series)]
+
+
+def _line(line: Series, tone: str, scale: _Scale, digits: int) -> str:
     """Draw one line, broken at gaps, with a dot for each round while they are few."""
     path, pen = [], "M"
     for i, value in enumerate(line.values):
@@ -154,14 +170,14 @@ def _line(line: Series, index: int, scale: _Scale, digits: int) -> str:
         f"<title>{escape(line.name)}, round {scale.rounds[i]}: {value:.{digits}f}</title></circle>"
         for i, value in shown
     )
-    return f'<g class="s{index}"><path class="line" d="{"".join(path)}"/>{dots}</g>'
+    return f'<g class="{tone}"><path class="line" d="{"".join(path)}"/>{dots}</g>'
 
 
 def _bar(series: Sequence[Series], i: int, scale: _Scale, unit: str, digits: int) -> str:
     """Draw the stacked bar of one round."""
     width = min(scale.band * 0.7, 34.0)
     parts, base = [], 0.0
-    for index, part in enumerate(series):
+    for part, tone in zip(series, _tones(series), strict=True):
         value = part.values[i] or 0.0
         if value <= 0:
             continue
@@ -169,7 +185,7 @@ def _bar(series: Sequence[Series], i: int, scale: _Scale, unit: str, digits: int
         # A hairline of background between two parts, unless the part is thinner than that.
         height = max(bottom - top - 1.5, 0.75)
         parts.append(
-            f'<rect class="bar s{index}" x="{scale.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'<rect class="bar {tone}" x="{scale.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
             f'height="{height:.1f}" rx="1.5"><title>{escape(part.name)}, round {scale.rounds[i]}: '
             f"{value:.{digits}f} {escape(unit)}</title></rect>"
         )
@@ -187,10 +203,11 @@ def _nothing() -> str:
     return '<p class="nothing">No values were reported.</p>'
 
 
-def _figure(title: str, names: Sequence[str], content: str) -> str:
+def _figure(title: str, series: Sequence[Series], content: str) -> str:
     """Return the figure with its caption and, where a colour needs a name, its legend."""
-    keys = "".join(f'<li class="s{index}">{escape(name)}</li>' for index, name in enumerate(names))
-    legend = f'<ul class="legend">{keys}</ul>' if len(names) > 1 else ""
+    named = zip(series, _tones(series), strict=True)
+    keys = "".join(f'<li class="{tone}">{escape(item.name)}</li>' for item, tone in named)
+    legend = f'<ul class="legend">{keys}</ul>' if len(series) > 1 else ""
     return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{content}</figure>"
 
 

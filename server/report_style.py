@@ -8,14 +8,14 @@ from typing import Final
 STYLE: Final = """
 :root {
   --page: #f6f6f3; --card: #ffffff; --ink: #16191d; --soft: #555b63; --faint: #80868e; --rule: #e3e3de;
-  --grid: #ebebe6; --hero: #1c62d1; --accent: #1f6feb; --track: #e9edf3;
+  --grid: #ebebe6; --hero: #1c62d1; --missing: #d9a9a4; --accent: #1f6feb; --track: #e9edf3;
   --warn-ink: #6b4300; --warn-page: #fff5df; --warn-rule: #e9b44c;
   --c0: #1f6feb; --c1: #12936b; --c2: #c77700; --c3: #7a4fd0; --c4: #c2405f; --c5: #7d848d;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #121417; --card: #1a1d21; --ink: #eceef0; --soft: #a9b0b8; --faint: #868d96; --rule: #2c3036;
-    --grid: #272b30; --hero: #1d4c94; --accent: #6aa5ff; --track: #2a3038;
+    --grid: #272b30; --hero: #1d4c94; --missing: #6d4341; --accent: #6aa5ff; --track: #2a3038;
     --warn-ink: #ffd98f; --warn-page: #2d2413; --warn-rule: #8a6420;
     --c0: #6aa5ff; --c1: #3fbf93; --c2: #eda53b; --c3: #ab8cf2; --c4: #ee7f97; --c5: #949ba4;
   }
@@ -92,6 +92,7 @@ figure svg { width: 100%; height: auto; display: block; margin-top: auto; }
 }
 .s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); }
 .s3 { --c: var(--c3); } .s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
+.missing { --c: var(--missing); }
 .grid { stroke: var(--grid); stroke-width: 1; }
 .tick { fill: var(--faint); font-size: 12px; font-variant-numeric: tabular-nums; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
