@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from server.charts import Series, bar_chart, line_chart, stacked
-from server.report_parts import details, score, table, whole
+from server.report_parts import details, duration, score, table, whole
 from server.reporting import RunReport
 
 
@@ -31,13 +30,35 @@ def _charts(report: RunReport) -> str:
     losses = [Series(name="training", values=[row.get("train_loss") for row in history])]
     durations = stacked([_numbers(row.get("seconds_by_stage") or {}) for row in history])
     charts = [
-        line_chart("Micro scores on devel", rounds, _micro(history), limits=(0.0, 1.0)),
-        line_chart("F1 by entity on devel", rounds, _by_entity(history), limits=(0.0, 1.0)),
-        line_chart("Training loss", rounds, losses, limits=(0.0, math.inf)),
+        line_chart("Micro scores on devel", rounds, _micro(history), highest=1.0),
+        *_entity_chart(rounds, history),
+        line_chart("Training loss", rounds, losses),
         bar_chart("Sites in each round", rounds, sites, unit="sites"),
         bar_chart("Seconds by stage", rounds, durations, unit="s", digits=1),
+        _time_table(durations),
     ]
     return f"<div class='charts'>{''.join(charts)}</div>"
+
+
+def _entity_chart(rounds: Sequence[int], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the chart of the entity types, unless there is only one: that is the chart before."""
+    series = _by_entity(history)
+    return [line_chart("F1 by entity on devel", rounds, series, highest=1.0)] if len(series) > 1 else []
+
+
+def _time_table(durations: Sequence[Series]) -> str:
+    """Return where the time of all rounds went."""
+    totals = [(part.name, sum(value or 0.0 for value in part.values)) for part in durations]
+    whole_time = sum(seconds for _, seconds in totals)
+    if not whole_time:
+        return ""
+    rows = [
+        f"<tr><th scope='row'>{escape(name)}</th><td class='n'>{escape(duration(seconds))}</td>"
+        f"<td class='n'>{100 * seconds / whole_time:.1f} %</td></tr>"
+        for name, seconds in totals
+    ]
+    head = "<th scope='col'>Stage</th><th scope='col' class='n'>Time</th><th scope='col' class='n'>Share</th>"
+    return f"<figure><figcaption>Where the time went</figcaption>{table(head, rows)}</figure>"
 
 
 def _micro(history: Sequence[Mapping[str, Any]]) -> list[Series]:

@@ -68,7 +68,7 @@ th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-size: 13px; white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
-tbody th { font-weight: 500; overflow-wrap: anywhere; }
+tbody th { font-weight: 500; min-width: 90px; }
 tr.average > * { color: var(--soft); }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .b { width: 24%; min-width: 90px; }
@@ -80,6 +80,7 @@ tr.average .track span { background: var(--faint); }
 }
 figure { margin: 0; min-width: 0; display: flex; flex-direction: column; }
 figcaption { font-weight: 500; font-size: 14px; }
+.charts > figure:last-child:nth-child(odd) { grid-column: 1 / -1; }
 figure svg { width: 100%; height: auto; display: block; margin-top: auto; }
 .legend {
   list-style: none; display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 4px 0 6px; padding: 0;
@@ -127,6 +128,8 @@ code {
   main { padding: 24px 14px 48px; }
   section { padding: 18px 16px; }
   .tick { font-size: 15px; }
+  .b { display: none; }
+  .tiles .tile:last-child { grid-column: 1 / -1; }
 }
 @media print {
   :root { --page: #fff; }
