@@ -72,8 +72,6 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
         import copy
 
         plain = copy.deepcopy(plain).merge_and_unload()
-    for parameter in plain.parameters():
-        parameter.requires_grad_(True)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

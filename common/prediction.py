@@ -63,7 +63,8 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return scores and counts as plain values for JSON and for tables."""
         table = self.entities.scores().to_dict()
-        return {**table, "token": self.tokens.scores().to_dict(), "num_notes": self.num_notes}
+        table["per_entity"] = table.pop("per_class")
+        return {**table, "token": self.tokens.scores().to_dict()["per_class"], "num_notes": self.num_notes}
 
 
 def predict_tags(

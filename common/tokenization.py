@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from client.word_splitter import WordSplitter
+from common.word_splitter import WordSplitter
 from common.errors import DataError, ModelError, ValidationError
 from common.labels import LabelSchema, WordTags, spans_to_tags, tags_to_spans
 from common.records import EntitySpan, Example, Note

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from client.tokenization import IGNORED
+from common.tokenization import IGNORED
 from common.errors import ValidationError
 from common.records import Example
 from common.validation import require_int

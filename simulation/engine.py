@@ -1,0 +1,191 @@
+"""A federation on one machine: split the data, make the sites, and run the server's own code over a grid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Context
+
+from client.app import Handler, make_client_app
+from client.site import Site
+from common.host import ModelHost, schema_of
+from common.ingestion import Dataset, read_dataset
+from common.plan import Plan
+from common.records import Note
+from common.roster import Member, Roster
+from server.federation import FederationJob, run_federation
+from server.run_folder import RunFolder
+from simulation.faults import FaultSchedule
+from simulation.grid import InProcessGrid
+from simulation.partition import partition
+from simulation.watch import RunWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedFederation:
+    """A plan bound to a roster, and each site's notes and identity key.
+
+    Attributes:
+        plan: The plan, with the roster's hash in it.
+        roster: One member a site, weighted by its number of notes.
+        notes: Each site's training notes, by name.
+        keys: Each site's identity key, by name.
+    """
+
+    plan: Plan
+    roster: Roster
+    notes: Mapping[str, Sequence[Note]] = field(repr=False)
+    keys: Mapping[str, Ed25519PrivateKey] = field(repr=False)
+
+
+def read_data(folder: Path, plan: Plan) -> Dataset:
+    """Read a data folder with the plan's label schema."""
+    return read_dataset(folder, schema_of(plan), required=("train", "test"))
+
+
+def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None) -> SimulatedFederation:
+    """Divide training notes over sites as the plan's `[simulation]` says, and make a roster of them.
+
+    Args:
+        plan: The plan; its roster hash is filled in.
+        train: All training notes.
+        key_seed: 32 bytes from which identity keys are derived, so that a resumed simulation has the same
+            roster; identity keys of a simulation protect nothing.
+
+    Raises:
+        InputError: The notes cannot be divided as asked.
+    """
+    shares = split_notes(plan, train)
+    names = [f"site-{i + 1}" for i in range(len(shares))]
+    keys = {name: _identity_key(plan.seed, name) for name in names}
+    members = tuple(
+        Member(name=name, identity_key=keys[name].public_key().public_bytes_raw(), public_units=len(share))
+        for name, share in zip(names, shares, strict=True)
+    )
+    roster = Roster(members)
+    bound = replace(plan, federation=replace(plan.federation, roster_sha256=roster.digest().hex()))
+    return SimulatedFederation(
+        plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
+    )
+
+
+def split_notes(plan: Plan, train: Sequence[Note]) -> list[list[Note]]:
+    """Divide notes over the plan's simulated sites."""
+    section = plan.simulation
+    method = "by_column" if section.partition == "column" else section.partition
+    return partition(
+        train,
+        method=method,
+        sites=section.sites,
+        seed=plan.seed,
+        minimum_examples=section.minimum_examples,
+        alpha=section.exponent if method == "power_law" else section.alpha,
+        column=section.column if method == "by_column" else None,
+    )
+
+
+def simulate(
+    plan: Plan,
+    data: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    faults: Sequence[str] = (),
+    watch: RunWatch | None = None,
+    host: ModelHost | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Run a federation in this process and leave a run folder in `out`.
+
+    Args:
+        plan: The plan.
+        data: Training notes to divide; the server's development and test notes.
+        out: The run's folder.
+        resume: Continue the run in `out` from its last checkpoint.
+        faults: What goes wrong, as `simulation.faults` writes it.
+        watch: Shows the progress.
+        host: A built model to use; made from the plan by default.
+        device: The device of a model that is made here.
+
+    Raises:
+        InputError: The plan, the data or the folder cannot be used; nothing was written.
+        RoundError: A round could not be completed; the run can be resumed.
+    """
+    set_threads(plan)
+    federation = federate(plan, data.train)
+    schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
+    host = host or ModelHost.build(federation.plan, device=device)
+    watch = watch or RunWatch.silent(plan.federation.rounds)
+    with open_run(federation.plan, out, resume=resume) as folder:
+        sites = make_sites(federation, host, folder.path / "spool", watch)
+        grid = InProcessGrid(make_client_app(_handlers(sites)), sites, faults=schedule)
+        job = FederationJob(
+            plan=federation.plan,
+            roster=federation.roster,
+            folder=folder,
+            host=host,
+            devel=data.devel,
+            test=data.test,
+            listener=watch,
+            pullers=1,
+        )
+        result = run_federation(grid, job)
+        shutil.rmtree(folder.path / "spool", ignore_errors=True)
+    return result
+
+
+def make_sites(
+    federation: SimulatedFederation, host: ModelHost, spool: Path, watch: RunWatch
+) -> dict[str, Site]:
+    """Make every site of a federation around one shared model."""
+    return {
+        name: Site(
+            name=name,
+            plan=federation.plan,
+            roster=federation.roster,
+            notes=notes,
+            host=host,
+            spool=spool / name,
+            on_step=watch.on_step,
+        )
+        for name, notes in federation.notes.items()
+    }
+
+
+def open_run(plan: Plan, out: Path, *, resume: bool) -> RunFolder:
+    """Begin a run in a folder, or open the one that is there."""
+    if resume:
+        return RunFolder.open(out)
+    return RunFolder.create(out, plan.to_toml())
+
+
+def set_threads(plan: Plan) -> None:
+    """Use as many threads as the plan says; 0 leaves torch's own choice."""
+    threads = plan.simulation.threads
+    if threads:
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
+def _handlers(sites: Mapping[str, Site]) -> Any:
+    """Return the function that finds the site behind a node."""
+    by_partition = list(sites.values())
+
+    def handler_of(context: Context) -> Handler:
+        return by_partition[int(context.node_config["partition-id"])].handle
+
+    return handler_of
+
+
+def _identity_key(seed: int, name: str) -> Ed25519PrivateKey:
+    """Derive a site's key from the plan's seed: a simulation's identities are not secret."""
+    import hashlib
+
+    digest = hashlib.sha256(f"fedward-simulated-identity-v1\x1f{seed}\x1f{name}".encode()).digest()
+    return Ed25519PrivateKey.from_private_bytes(digest)
