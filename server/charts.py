@@ -7,7 +7,7 @@ Every mark has a `<title>`, which browsers show as a tooltip and screen readers 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -20,19 +20,25 @@ _MOST_DOTS: Final = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One named line or one part of stacked bars; a None is a gap."""
+    """One named line or one part of stacked bars.
+
+    Attributes:
+        name: What it is called in the legend and in tooltips.
+        values: One for each round; None is a gap.
+        tone: A CSS class for its colour, in place of the next in order.
+    """
 
     name: str
     values: Sequence[float | None]
+    tone: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scale:
-    """Maps rounds and values to the drawing."""
+    """Maps rounds and values to the drawing; `marks` are the values with a line, from end to end."""
 
     rounds: Sequence[int]
-    low: float
-    high: float
+    marks: Sequence[float]
 
     def x(self, index: int) -> float:
         """Return the middle of a round's band."""
@@ -41,7 +47,8 @@ class _Scale:
     def y(self, value: float) -> float:
         """Return the height of a value."""
         inner = HEIGHT - _TOP - _BOTTOM
-        return _TOP + inner * (1 - (value - self.low) / (self.high - self.low))
+        low, high = self.marks[0], self.marks[-1]
+        return _TOP + inner * (1 - (value - low) / (high - low))
 
     @property
     def band(self) -> float:
@@ -50,28 +57,24 @@ class _Scale:
 
 
 def line_chart(
-    title: str,
-    rounds: Sequence[int],
-    series: Sequence[Series],
-    *,
-    digits: int = 3,
-    limits: tuple[float, float] | None = None,
+    title: str, rounds: Sequence[int], series: Sequence[Series], *, highest: float = math.inf, digits: int = 3
 ) -> str:
-    """Return a figure with one line per series over the rounds.
+    """Return a figure with one line per series over the rounds, on an axis that begins at 0.
 
     Args:
         title: The caption.
         rounds: The rounds, one for each value.
-        series: The lines, in the order of their colours (at most 4).
+        series: The lines, in the order of their colours (at most 6).
+        highest: The largest value that can be, a round number, where the axis ends at the latest.
         digits: Decimals in the tooltips.
-        limits: The least and largest value that can be, to which the axis is cut.
     """
     values = [value for line in series for value in line.values if value is not None]
     if not values:
         return _figure(title, (), _nothing())
-    scale = _scale(rounds, min(values), max(values), limits)
-    marks = [_line(line, index, scale, digits) for index, line in enumerate(series)]
-    return _figure(title, [line.name for line in series], _svg(title, _axes(scale) + "".join(marks)))
+    scale = _scale(rounds, values, highest=highest, whole=False)
+    # The first series is what the chart is about, so it is drawn last, on top.
+    marks = [_line(line, tone, scale, digits) for line, tone in zip(series, _tones(series), strict=True)]
+    return _figure(title, series, _svg(title, _axes(scale) + "".join(reversed(marks))))
 
 
 def bar_chart(
@@ -89,9 +92,9 @@ def bar_chart(
     totals = [sum(part.values[i] or 0.0 for part in series) for i in range(len(rounds))]
     if not any(totals):
         return _figure(title, (), _nothing())
-    scale = _scale(rounds, 0.0, max(totals), None, whole=digits == 0)
+    scale = _scale(rounds, totals, highest=math.inf, whole=digits == 0)
     marks = "".join(_bar(series, i, scale, unit, digits) for i in range(len(rounds)))
-    return _figure(title, [part.name for part in series], _svg(title, _axes(scale) + marks))
+    return _figure(title, series, _svg(title, _axes(scale) + marks))
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:
@@ -106,38 +109,38 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def _scale(
-    rounds: Sequence[int], low: float, high: float, limits: tuple[float, float] | None, *, whole: bool = False
-) -> _Scale:
-    """Return the scale whose ends are ticks, with room around a flat line."""
-    if high - low < 1e-9:
-        room = 0.05 if limits else max(abs(high) * 0.1, 1e-3)
-        low, high = low - room * (low != 0), high + room
-    if limits:
-        low, high = max(low, limits[0]), min(high, limits[1])
-    marks = ticks(low, high, whole=whole)
-    return _Scale(rounds=rounds, low=marks[0], high=marks[-1])
+def _scale(rounds: Sequence[int], values: Iterable[float], *, highest: float, whole: bool) -> _Scale:
+    """Return a scale from 0, or from below it where values are, up to the tick that holds them all."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    marks = ticks(low, min(high, highest) if high > low else low + 1.0, whole=whole)
+    return _Scale(rounds=rounds, marks=[mark for mark in marks if mark <= highest])
 
 
 def _axes(scale: _Scale) -> str:
     """Draw the horizontal grid, the values beside it and the rounds below."""
     parts = []
-    for value in ticks(scale.low, scale.high, whole=scale.high - scale.low >= 5 and scale.low == 0):
+    for value in scale.marks:
         y = scale.y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    every = max(1, math.ceil(len(scale.rounds) / 12))
-    for index in range(0, len(scale.rounds), every):
-        parts.append(
-            f'<text class="tick" x="{scale.x(index):.1f}" y="{HEIGHT - _BOTTOM + 16}" '
-            f'text-anchor="middle">{scale.rounds[index]}</text>'
-        )
+    every = max(1, round(ticks(0, len(scale.rounds) / 12, count=1, whole=True)[-1]))
+    for index, number in enumerate(scale.rounds):
+        if number % every == 0 or len(scale.rounds) == 1:
+            parts.append(
+                f'<text class="tick" x="{scale.x(index):.1f}" y="{HEIGHT - _BOTTOM + 16}" '
+                f'text-anchor="middle">{number}</text>'
+            )
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">round</text>')
     return "".join(parts)
 
 
-def _line(line: Series, index: int, scale: _Scale, digits: int) -> str:
+def _tones(series: Sequence[Series]) -> list[str]:
+    """Return the CSS class that colours each series."""
+    return [item.tone or f"s{index}" for index, item in enumerate(series)]
+
+
+def _line(line: Series, tone: str, scale: _Scale, digits: int) -> str:
     """Draw one line, broken at gaps, with a dot for each round while they are few."""
     path, pen = [], "M"
     for i, value in enumerate(line.values):
@@ -154,14 +157,14 @@ def _line(line: Series, index: int, scale: _Scale, digits: int) -> str:
         f"<title>{escape(line.name)}, round {scale.rounds[i]}: {value:.{digits}f}</title></circle>"
         for i, value in shown
     )
-    return f'<g class="s{index}"><path class="line" d="{"".join(path)}"/>{dots}</g>'
+    return f'<g class="{tone}"><path class="line" d="{"".join(path)}"/>{dots}</g>'
 
 
 def _bar(series: Sequence[Series], i: int, scale: _Scale, unit: str, digits: int) -> str:
     """Draw the stacked bar of one round."""
     width = min(scale.band * 0.7, 34.0)
     parts, base = [], 0.0
-    for index, part in enumerate(series):
+    for part, tone in zip(series, _tones(series), strict=True):
         value = part.values[i] or 0.0
         if value <= 0:
             continue
@@ -169,7 +172,7 @@ def _bar(series: Sequence[Series], i: int, scale: _Scale, unit: str, digits: int
         # A hairline of background between two parts, unless the part is thinner than that.
         height = max(bottom - top - 1.5, 0.75)
         parts.append(
-            f'<rect class="bar s{index}" x="{scale.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'<rect class="bar {tone}" x="{scale.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
             f'height="{height:.1f}" rx="1.5"><title>{escape(part.name)}, round {scale.rounds[i]}: '
             f"{value:.{digits}f} {escape(unit)}</title></rect>"
         )
@@ -187,10 +190,11 @@ def _nothing() -> str:
     return '<p class="nothing">No values were reported.</p>'
 
 
-def _figure(title: str, names: Sequence[str], content: str) -> str:
+def _figure(title: str, series: Sequence[Series], content: str) -> str:
     """Return the figure with its caption and, where a colour needs a name, its legend."""
-    keys = "".join(f'<li class="s{index}">{escape(name)}</li>' for index, name in enumerate(names))
-    legend = f'<ul class="legend">{keys}</ul>' if len(names) > 1 else ""
+    named = zip(series, _tones(series), strict=True)
+    keys = "".join(f'<li class="{tone}">{escape(item.name)}</li>' for item, tone in named)
+    legend = f'<ul class="legend">{keys}</ul>' if len(series) > 1 else ""
     return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{content}</figure>"
 
 

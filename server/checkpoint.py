@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common.errors import InputError, PlanError
-from common.validation import require_int, require_text
 from common.files import remove_partial_files, replacing
+from common.validation import require_int, require_text
 
 FORMAT_VERSION: Final = 1
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")

@@ -14,6 +14,16 @@ from rich.table import Table
 
 Scores = Mapping[str, float]
 
+# Shares of a round's time by stage, roughly as measured in simulation; the bar only needs them to be near.
+_SHARES: Mapping[str, float] = {
+    "train": 0.82,
+    "share_keys": 0.02,
+    "upload": 0.04,
+    "confirm": 0.01,
+    "unmask": 0.02,
+    "evaluate": 0.09,
+}
+
 
 def print_evaluation(
     console: Console, evaluation: Mapping[str, Any], *, title: str = "Evaluation", tokens: bool = True
@@ -63,13 +73,14 @@ def _add_scores(table: Table, name: str, scores: Scores, style: str = "") -> Non
 class RoundProgress:
     """Shows round, site, stage and time left; without a terminal, one line for each finished round.
 
-    Use it as a context manager, and call `start_round`, then for each stage `start_stage` and
-    `site_done`, then `end_round`.
+    Use it as a context manager, and call `start_round`, then for each stage `start_stage`,
+    `site_done` and perhaps `site_progress`, then `end_round`.
 
     Args:
         console: Where to show it.
         rounds: How many rounds the run has.
-        stages: The stages of a round in order, each with its share of a round's time, above 0.
+        stages: The stages of a round in order, each with its share of a round's time, above 0. A stage that
+            is not named leaves the bar where it is.
         clock: Seconds that only grow; replaced in tests.
     """
 
@@ -83,8 +94,10 @@ class RoundProgress:
     ) -> None:
         """Prepare; nothing is shown before the context begins."""
         self._console, self._rounds, self._clock = console, rounds, clock
-        self._shares = dict(stages) if stages else {"train": 0.9, "evaluate": 0.1}
-        self._round, self._stage, self._sites, self._done = 0, "", 0, 0
+        self._shares = dict(stages) if stages else _SHARES
+        self._round, self._stage, self._sites = 0, "", 0
+        self._done: dict[str, float] = {}
+        self._reached = 0.0
         self._round_began = clock()
         self._finished: list[float] = []
         self._progress = Progress(
@@ -115,25 +128,31 @@ class RoundProgress:
     def start_round(self, round_number: int, *, sites: int) -> None:
         """Begin a round with so many sites."""
         self._round, self._sites = round_number, sites
-        self._round_began = self._clock()
+        self._round_began, self._reached = self._clock(), 0.0
         self.start_stage(next(iter(self._shares)))
 
     def start_stage(self, stage: str, *, sites: int | None = None) -> None:
         """Begin a stage; `sites` is how many answers it waits for, by default the round's."""
-        self._stage, self._done = stage, 0
+        self._stage, self._done = stage, {}
         self._sites = self._sites if sites is None else sites
         self._refresh(f"0/{self._sites} sites" if self._sites else "")
 
     def site_done(self, site: str) -> None:
         """Count one site's answer in the current stage."""
-        self._done += 1
-        self._refresh(f"{self._done}/{self._sites} sites, last {escape(site)}")
+        self._done[site] = 1.0
+        answered = sum(part >= 1.0 for part in self._done.values())
+        self._refresh(f"{answered}/{self._sites} sites, last {escape(site)}")
+
+    def site_progress(self, site: str, fraction: float) -> None:
+        """Say how far a site is in the current stage, 0 to 1, where that is known (in simulation)."""
+        self._done[site] = max(self._done.get(site, 0.0), min(fraction, 0.999))
+        self._refresh(escape(site))
 
     def end_round(self, metrics: Mapping[str, Any]) -> None:
         """End the round and print its line.
 
         Args:
-            metrics: The round's row; `micro_f1`, `train_loss`, `participants` and `invited` are shown.
+            metrics: Of these, `micro_f1`, `train_loss`, `participants` and `invited` are shown.
         """
         seconds = self._clock() - self._round_began
         self._finished.append(seconds)
@@ -168,11 +187,13 @@ class RoundProgress:
     def _round_fraction(self) -> float:
         """Return how much of the current round is done, by its stages' shares and its sites' answers."""
         names = list(self._shares)
-        if self._stage not in names:
-            return 0.0
-        before = sum(self._shares[name] for name in names[: names.index(self._stage)])
-        answered = min(1.0, self._done / self._sites) if self._sites else 0.0
-        return (before + answered * self._shares[self._stage]) / sum(self._shares.values())
+        if self._stage in names:
+            before = sum(self._shares[name] for name in names[: names.index(self._stage)])
+            answered = min(1.0, sum(self._done.values()) / self._sites) if self._sites else 0.0
+            now = (before + answered * self._shares[self._stage]) / sum(self._shares.values())
+            # A stage that is tried again does not take the bar back.
+            self._reached = max(self._reached, now)
+        return self._reached
 
     def _refresh(self, detail: str) -> None:
         """Redraw the bar with what is going on."""

@@ -33,8 +33,9 @@ _FILES: Final = ("plan.toml", "metrics.jsonl", "audit.jsonl", "report.html", "re
 _FOLDERS: Final = ("checkpoints", "tensorboard", "model", "mlflow", "wandb")
 _LOCK: Final = ".lock"
 
-# Names of sites, stages, codes and tags have no spaces; a piece of a note does, or is longer.
-_WORD: Final = re.compile(r"[-\w.:/+@]{0,80}")
+# Texts are names of sites and stages, and fixed codes; keys may also be labels, in any script.
+_WORD: Final = re.compile(r"[-A-Za-z0-9_.:/+@]{0,80}")
+_KEY: Final = re.compile(r"\S{1,80}")
 
 
 class RunFolder:
@@ -215,8 +216,9 @@ class RunFolder:
 def plain_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a round's metrics as plain JSON values.
 
-    NumPy numbers become Python's and numbers that are not finite become None. Texts may only be words
-    of at most 80 letters, digits and `-_.:/+@`, so that no piece of a note gets into a run's metrics.
+    NumPy numbers become Python's and numbers that are not finite become None. Texts may only be
+    words of at most 80 ASCII letters, digits and `-_.:/+@`, and keys have no white space, so that no piece
+    of a note gets into a run's metrics.
 
     Raises:
         ValueError: A value is something else, or `round` is missing; the value itself is not shown.
@@ -252,7 +254,10 @@ def _require_words(where: str, value: Any) -> None:
     """Raise if a text in `value` is not a word."""
     if isinstance(value, dict):
         for key, item in value.items():
-            _require_words(f"a key in {where or 'the row'}", key)
+            if not _KEY.fullmatch(key):
+                raise ValueError(
+                    f"A key at {where or 'the top'} is not a word, so it cannot be part of the metrics."
+                )
             _require_words(f"{where}{key}.", item)
     elif isinstance(value, list):
         for item in value:

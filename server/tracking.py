@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -48,8 +48,8 @@ class TensorBoardTracker:
 
     Args:
         folder: Where the event files go.
-        first_round: The first round to come. Events of that round and later that an earlier process
-            left are hidden by TensorBoard, so that a resumed run's curve has each round once.
+        first_round: The first round that will be logged. TensorBoard hides what an earlier process left
+            of that round and later ones, so that a resumed run's curve has each round once.
     """
 
     name = "TensorBoard"
@@ -99,6 +99,7 @@ class MLflowTracker:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = (folder / "mlflow").resolve().as_uri()
         tracking = _extra("mlflow.tracking", "mlflow")
+        self._metric = _extra("mlflow.entities", "mlflow").Metric
         self._client = tracking.MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name("fedward")
         number = experiment.experiment_id if experiment else self._client.create_experiment("fedward")
@@ -113,9 +114,14 @@ class MLflowTracker:
             self._client.log_param(self._run, _mlflow_key(key), value)
 
     def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
-        """Log each number at the round's step."""
-        for key, number in metrics.items():
-            self._client.log_metric(self._run, _mlflow_key(key), number, step=round_number)
+        """Log the numbers at the round's step."""
+        now = int(time.time() * 1000)
+        values = [
+            self._metric(_mlflow_key(key), number, now, round_number) for key, number in metrics.items()
+        ]
+        # One request takes at most 1,000 metrics.
+        for start in range(0, len(values), 1000):
+            self._client.log_batch(self._run, metrics=values[start : start + 1000])
 
     def log_result(self, result: Mapping[str, float]) -> None:
         """Log the final numbers under `result/`."""
@@ -263,6 +269,7 @@ def open_trackers(
     mlflow: bool = False,
     wandb: bool = False,
     first_round: int = 1,
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> Trackers:
     """Open the trackers of a run.
 
@@ -273,18 +280,24 @@ def open_trackers(
         mlflow: The plan's `[tracking] mlflow`.
         wandb: The plan's `[tracking] wandb`.
         first_round: The first round to come, above 1 after a resume.
+        history: The checkpoint's rows, on a resume. They are logged again, because the run may have been
+            killed after a checkpoint and before its round was logged; each tool shows one value a step.
 
     Raises:
         InputError: An extra is missing.
     """
     require_extras(mlflow=mlflow, wandb=wandb)
-    required: list[Tracker] = [TensorBoardTracker(folder.tensorboard_path, first_round=first_round)]
+    start = history[0]["round"] if history else first_round
+    required: list[Tracker] = [TensorBoardTracker(folder.tensorboard_path, first_round=start)]
     optional: list[Tracker] = []
     if mlflow:
         optional.append(MLflowTracker(folder.path, run_id=run_id, name=folder.name, parameters=parameters))
     if wandb:
         optional.append(WandbTracker(folder.path, run_id=run_id, name=folder.name, parameters=parameters))
-    return Trackers(required, optional)
+    trackers = Trackers(required, optional)
+    for row in history:
+        trackers.log_round(row)
+    return trackers
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
