@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def tagged_words(draw):
         start += len(word) + draw(st.integers(0, 2))
     cuts = sorted(draw(st.sets(st.integers(0, len(words)), max_size=len(words) + 1)))
     spans = []
-    for first, end in zip(cuts, cuts[1:], strict=False):
+    for first, end in pairwise(cuts):
         label = draw(st.sampled_from(["", *SCHEMA.entity_types]))
         if label:
             spans.append(span(words[first][0], words[end - 1][1], label))
