@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import client.ledger_vault
 from client.ledger import Account, Charge, Ledger, LifetimeLimit, SignedHead
 from client.ledger_store import LedgerStore
+from client.witness import read_witness
 from common.accounting import Mechanism, PoissonSubsampledGaussian, RDPFilter
 from common.errors import LedgerError, ValidationError
 
@@ -42,8 +43,8 @@ class Site:
         return Ledger.create(path=self.path, witness=self.witness, key=KEY)
 
     def open(self, **options: Any) -> Ledger:
-        options = {"key": KEY, "limit": LIMIT} | options
-        return Ledger(path=self.path, witness=self.witness, **options)
+        defaults: dict[str, Any] = {"key": KEY, "limit": LIMIT}
+        return Ledger(path=self.path, witness=self.witness, **defaults | options)
 
     def copy(self, name: str) -> Path:
         return Path(shutil.copy2(self.path, self.path.with_name(name)))
@@ -65,8 +66,8 @@ def ledger(site: Site) -> Iterator[Ledger]:
 
 
 def account(name: str, **fields: Any) -> Account:
-    fields = {"unit": "patient", "delta": 1e-5, "declaration": "Everybody on the ward since 2019."} | fields
-    return Account(name=name, **fields)
+    defaults: dict[str, Any] = {"unit": "patient", "delta": 1e-5, "declaration": "Everybody since 2019."}
+    return Account(name=name, **defaults | fields)
 
 
 def charge(server_round: int = 1, *, mechanisms: tuple[Mechanism, ...] = (ROUND,), **fields: Any) -> Charge:
@@ -92,7 +93,7 @@ class TestCharging:
 
         def look(stage: str) -> None:
             database = len(LedgerStore(site.path).read())
-            witness = client.ledger_vault.read_witness(site.witness, KEY.public_key())
+            witness = read_witness(site.witness, KEY.public_key())
             assert witness is not None
             seen.append((stage, database, witness.sequence))
 
@@ -176,7 +177,12 @@ class TestCharging:
     )
     def test_no_other_update_passes_as_the_spooled_one(self, ledger: Ledger, other: dict[str, Any]) -> None:
         ledger.record_spooled(ledger.charge(charge(1)), UPDATE)
-        same = {"plan_hash": PLAN, "run_id": "run-1", "server_round": 1, "update_hash": UPDATE}
+        same: dict[str, Any] = {
+            "plan_hash": PLAN,
+            "run_id": "run-1",
+            "server_round": 1,
+            "update_hash": UPDATE,
+        }
         with pytest.raises(LedgerError, match="training it again is charged again"):
             ledger.resend(**same | other)
 
@@ -199,8 +205,8 @@ class TestCharging:
         connection.close()
         public = {name for name in dir(Ledger) if not name.startswith("_")}
         assert public == {
-            "adopt_witness", "by_job", "charge", "check_echo", "close", "create", "declare", "forecast", "head",
-            "record_spooled", "remaining", "resend", "rounds_left", "spent",
+            "adopt_witness", "by_job", "charge", "check_echo", "close", "create", "declare", "forecast",
+            "head", "record_spooled", "remaining", "resend", "rounds_left", "spent",
         }  # fmt: skip
 
     def test_forecasting_writes_nothing(self, site: Site, ledger: Ledger) -> None:
@@ -312,7 +318,7 @@ class TestCrashes:
         with site.open() as ledger:
             assert charges(ledger) == charged
             # The witness has caught up, so that from here on the charge cannot be taken back.
-            witness = client.ledger_vault.read_witness(site.witness, KEY.public_key())
+            witness = read_witness(site.witness, KEY.public_key())
             assert witness is not None
             assert witness.sequence == 2 + charged
             assert ledger.charge(charge(1)).recharge is (charged == 1)
@@ -595,7 +601,10 @@ class TestFiles:
             site.open(key=Ed25519PrivateKey.generate())
 
     def test_two_agents_do_not_share_one(self, site: Site) -> None:
-        hold = "import fcntl,sys;f=open(sys.argv[1]);fcntl.flock(f,fcntl.LOCK_EX);print(flush=True);sys.stdin.read()"
+        hold = (
+            "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX);"
+            "print(flush=True); sys.stdin.read()"
+        )
         with subprocess.Popen(
             [sys.executable, "-c", hold, f"{site.path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as other:

@@ -88,8 +88,8 @@ def test_no_setting_is_without_a_breach() -> None:
 
 def test_every_broken_clause_is_listed() -> None:
     worst = dataclasses.replace(
-        FACTS, unit="record", q=1.0, steps=700, reserve_rounds=9, noise_multiplier=0.1, epsilon=900.0, delta=0.5,
-        rounds=7, minimum_cohort=1, collusion_tolerance=0, sites=2,
+        FACTS, unit="record", q=1.0, steps=700, reserve_rounds=9, noise_multiplier=0.1, epsilon=900.0,
+        delta=0.5, rounds=7, minimum_cohort=1, collusion_tolerance=0, sites=2,
     )  # fmt: skip
     with pytest.raises(PolicyError) as caught:
         POLICY.check(worst, approved=[])

@@ -134,7 +134,8 @@ def test_a_full_disk_leaves_the_log_whole(tmp_path: Path, monkeypatch: pytest.Mo
 def test_processes_take_turns(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     code = (
-        "import sys, pathlib; from common.audit_log import AuditLog; log = AuditLog(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from common.audit_log import AuditLog;"
+        "log = AuditLog(pathlib.Path(sys.argv[1]));"
         "[log.append('round', server_round=number) for number in range(20)]"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
