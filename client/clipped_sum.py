@@ -263,7 +263,7 @@ def not_reached(layer: str) -> ModelError:
 
 @contextlib.contextmanager
 def windows_first(model: nn.Module, num_windows: int) -> Iterator[None]:
-    """Give every trained embedding one row of ids for each window.
+    """Give every embedding one row of ids for each window.
 
     Models look positions up once, as `(1, tokens)`, and let the result spread over the batch; the gradient
     of each window would be lost in that one row.
@@ -274,12 +274,12 @@ def windows_first(model: nn.Module, num_windows: int) -> Iterator[None]:
         ids = args[0]
         if ids.dim() < 2 or ids.shape[0] != 1 or num_windows == 1:
             return args
-        return (ids.expand(num_windows, *ids.shape[1:]), *args[1:])
+        return (ids.expand(num_windows, *ids.shape[1:]).contiguous(), *args[1:])
 
     handles = [
         module.register_forward_pre_hook(expand)
         for module in model.modules()
-        if isinstance(module, nn.Embedding) and module.weight.requires_grad
+        if isinstance(module, nn.Embedding)
     ]
     try:
         yield
@@ -292,7 +292,7 @@ def _check_model(model: nn.Module) -> None:
     """Refuse models for which a unit's gradient is not a function of the unit."""
     if not model.training:
         raise ModelError("The model is in evaluation mode; call model.train() before a private step.")
-    if getattr(model, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ModelError(
             "Clipping needs the activations of one forward pass; turn gradient checkpointing off."
         )

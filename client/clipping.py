@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from client.bookkeeping import BookkeepingEngine
 from client.clip_rule import ClipRule
 from client.clipped_sum import ClippingEngine, LossFunction, Total, not_reached
-from client.layer_gradients import UnitLayout
+from client.layer_gradients import GRAM_ALLOWANCE, UnitLayout
 from client.sampling import PhysicalBatch
 from common.errors import ModelError, ValidationError
 from common.validation import require_choice
@@ -97,7 +97,8 @@ class HooksEngine(ClippingEngine):
 class GhostEngine(ClippingEngine):
     """Opacus's ghost clipping: norms from one backward pass, the sum from a second one on a weighted loss.
 
-    Opacus measures windows; here its norm samplers see all windows of a unit as one longer window. Under
+    Opacus measures windows and lets rounding hide the norm of tokens that cancel; here its norm samplers
+    see all windows of a unit as one longer window, and norms get the allowance of `layer_gradients`. Under
     bfloat16 the second pass rounds anew, which is why tau is larger than for the other engines.
     """
 
@@ -200,10 +201,13 @@ class _UnitNormHooks(GradSampleHooksFastGradientClipping):  # type: ignore[misc]
         elif isinstance(module, nn.Embedding):
             if module.padding_idx is not None:
                 gradient = gradient.masked_fill((saved[0] == module.padding_idx).unsqueeze(-1), 0.0)
-            norms = sampler(module, [_deepened(saved[0], self.layout)], _deepened(gradient, self.layout))
+            ids = _deepened(saved[0].contiguous(), self.layout)
+            norms = sampler(module, [ids], _deepened(gradient, self.layout))
         else:
-            inputs = _deepened(saved[0].float(), self.layout)
-            norms = sampler(module, [inputs], _deepened(gradient, self.layout))
+            inputs, gradient = _deepened(saved[0].float(), self.layout), _deepened(gradient, self.layout)
+            norms = sampler(module, [inputs], gradient)
+            if isinstance(module, nn.Linear) and module.weight in norms:
+                norms[module.weight] = _upper(norms[module.weight], inputs, gradient)
         return {p: norm.square() for p, norm in norms.items() if p.requires_grad}
 
 
@@ -218,6 +222,15 @@ def _deepened(rows: Tensor, layout: UnitLayout) -> Tensor:
     deep = rows.new_zeros(layout.num_units, int(depths.max()), *rows.shape[1:])
     deep[layout.owner, slot] = rows
     return deep.flatten(1, 2)
+
+
+def _upper(norms: Tensor, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Return Gram norms with the rounding allowance: without it, tokens that cancel hide a norm."""
+    if inputs.dim() == 2:
+        return norms
+    sizes = torch.linalg.vector_norm(inputs, dim=-1) * torch.linalg.vector_norm(gradients, dim=-1)
+    squared: Tensor = norms.square() + GRAM_ALLOWANCE * sizes.flatten(1).sum(dim=1).square()
+    return squared.sqrt()
 
 
 def _grad_sample(parameter: Tensor, total: Total) -> Tensor:
@@ -245,10 +258,7 @@ def _attached(hooks_type: Any, model: nn.Module) -> Iterator[Any]:
             "Opacus cannot clip this model: a trained layer has buffers. Freeze it or use another model."
         ) from error
     try:
-        with warnings.catch_warnings():
-            # Embeddings have no input that asks for a gradient; torch warns of that, and it is meant so.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            yield hooks
+        yield hooks
     except NotImplementedError as error:
         raise ModelError(f"Opacus cannot clip this model: {error}. Choose the engine bookkeeping.") from error
     finally:
@@ -265,7 +275,10 @@ def _gradients_aside(model: nn.Module) -> Iterator[None]:
     for parameter, _ in before:
         parameter.grad = None
     try:
-        yield
+        with warnings.catch_warnings():
+            # The first trained layer has no input that asks for a gradient; torch warns, and it is meant so.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            yield
     finally:
         for parameter, gradient in before:
             parameter.grad = gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -60,10 +61,13 @@ def only_biases() -> nn.Module:
 
 
 def lora() -> nn.Module:
+    """LoRA on attention and feed-forward layers; peft still asks transformers under a deprecated name."""
     config = LoraConfig(
         r=2, lora_alpha=4, target_modules=["query", "value", "dense"], modules_to_save=["classifier"]
     )
-    model = get_peft_model(tiny_bert(), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(tiny_bert(), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.2)
@@ -249,16 +253,16 @@ def test_norms_agree_with_opacus_itself() -> None:
     bookkeeping = make_engine("bookkeeping", FLAT).clipped_sum(model, [batch])
     positions = torch.arange(TOKENS).expand(4, TOKENS)
     wrapped = GradSampleModule(tiny_bert(), loss_reduction="sum")
+    logits = wrapped(batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions).logits
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), batch.labels, reduction="none").sum(dim=1)
     with pytest.warns(UserWarning, match="Full backward hook is firing"):
-        logits = wrapped(batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions).logits
-        losses = nn.functional.cross_entropy(logits.transpose(1, 2), batch.labels, reduction="none").sum(1)
         (losses * batch.weights).sum().backward()
     squares = [p.grad_sample.flatten(1).square().sum(dim=1) for p in wrapped.parameters()]
     torch.testing.assert_close(bookkeeping.norms, torch.stack(squares).sum(dim=0).sqrt(), rtol=1e-4, atol=0.0)
 
 
 class Mixed(nn.Module):
-    """A linear layer called twice, a shared weight, a convolution, and a layer normalisation over two axes."""
+    """A linear layer called twice, a shared weight, a convolution, a layer normalisation over two axes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -379,6 +383,13 @@ def test_models_that_mix_units_or_cannot_be_clipped_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
         make_engine(engine, FLAT).clipped_sum(model, [batch_of([0, 1])], pooled_loss)
+
+
+def test_gradient_checkpointing_is_refused() -> None:
+    model = tiny_bert()
+    model.activation_checkpointing_enable()
+    with pytest.raises(ModelError, match="gradient checkpointing off"):
+        make_engine("bookkeeping", FLAT).clipped_sum(model, [batch_of([0, 1])])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
