@@ -42,6 +42,7 @@ class SecureAggregationParameters:
     full_graph_limit: int = 64
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         require_int("collusion_tolerance", self.collusion_tolerance, minimum=0, maximum=4096)
         require_int("threshold", self.threshold, minimum=0, maximum=4096)
         require_int("minimum_cohort", self.minimum_cohort, minimum=2, maximum=4096)
@@ -109,6 +110,7 @@ class AttemptContext:
     nonce: bytes
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         for name in ("plan_hash", "model_hash", "parameters_hash", "nonce"):
             value = getattr(self, name)
             if not isinstance(value, bytes) or len(value) != HASH_BYTES:
@@ -124,7 +126,7 @@ class AttemptContext:
         *,
         plan_hash: bytes,
         model_hash: bytes,
-        round: int,
+        round: int,  # noqa: A002 - the word of the protocol
         attempt: int,
         nonce: bytes,
     ) -> AttemptContext:
