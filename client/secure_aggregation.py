@@ -140,6 +140,7 @@ class SecureAggregationClient:
         self._position = -1
         self._share_set: tuple[int, ...] = ()
         self._share_context = b""
+        self._update: bytes | None = None
         self._lists: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def __repr__(self) -> str:
@@ -205,7 +206,7 @@ class SecureAggregationClient:
                     f"{self._roster.weight(self._name)}."
                 )
             vector = self._layout.encode(update.fields, weight=update.weight)
-            self._guard.pin_update(self._context.round, _update_digest(update))
+            self._update = _update_digest(update)
             add, subtract = self._mask_keys()
             apply_masks(vector, add=add, subtract=subtract, threads=threads)
             header = UploadHeader(
@@ -267,13 +268,13 @@ class SecureAggregationClient:
             if stage > self._next:
                 raise ProtocolRefused(f"{name} was asked for before {self._next.name.lower()}.")
             yield
-            self._guard.answer(self._context.round, self._context.attempt, name)
+            self._guard.answer(self._context.round, self._context.attempt, name, update=self._update)
         except (ProtocolRefused, DecodeError) as error:
             self._next, self._secrets = _Stage.OVER, None
             details = {"stage": name, "reason": str(error), "code": error.code}
             self._audit("secure_aggregation_refused", {**public, **details})
             raise
-        self._next = _Stage(stage + 1)
+        self._next, self._update = _Stage(stage + 1), None
         self._audit("secure_aggregation_answered", {**public, "stage": name})
 
     def _check_plan_limits(self) -> None:

@@ -337,10 +337,10 @@ class UnmaskResponse:
 
 def advert_set_hash(adverts: Sequence[bytes]) -> bytes:
     """Return the hash that pins the adverts and their order, hence every position."""
-    out = Writer().text("fedward advert set v1").u16(len(adverts))
+    digest = hashlib.sha256(Writer().text("fedward advert set v1").u16(len(adverts)).finish())
     for advert in adverts:
-        out.blob(advert)
-    return hashlib.sha256(out.finish()).digest()
+        digest.update(len(advert).to_bytes(2) + advert)
+    return digest.digest()
 
 
 def share_context(context: AttemptContext, advert_set: bytes, share_set: Sequence[int]) -> bytes:

@@ -305,7 +305,8 @@ class SecureAggregationServer:
         response = UnmaskResponse.decode(message)
         if position not in self._signatures or position in self._responses or response.position != position:
             raise ProtocolRefused(f"The shares that {name} sent for unmasking are not awaited.")
-        held = [at for at in cohort.graph.holders(position) if at in set(self._share_set)]
+        shared = set(self._share_set)
+        held = [at for at in cohort.graph.holders(position) if at in shared]
         seeds = [at for at in held if at in self._uploaded]
         keys = [at for at in held if at not in self._uploaded]
         if (
