@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from client.ingestion import DataFormat, detect_format, find_split, read_dataset, read_split
+from common.ingestion import DataFormat, detect_format, find_split, read_dataset, read_split
 from common.errors import DataError
 from common.labels import LabelSchema
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.ingestion_jsonl import read_jsonl
-from client.tokenization import gold_tags, words_of
+from common.ingestion_jsonl import read_jsonl
+from common.tokenization import gold_tags, words_of
 from common.errors import DataError
 from common.labels import LabelSchema, tags_to_spans
 

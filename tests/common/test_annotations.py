@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.annotations import SourceSpan, resolve_label, resolve_overlaps
+from common.annotations import SourceSpan, resolve_label, resolve_overlaps
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import EntitySpan

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.batching import batches_by_length, collate, padding_waste
+from common.batching import batches_by_length, collate, padding_waste
 from common.errors import ValidationError
 from common.records import Example
 

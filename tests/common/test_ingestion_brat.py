@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from client.ingestion_brat import brat_notes, read_brat
+from common.ingestion_brat import brat_notes, read_brat
 from common.errors import DataError
 from common.labels import LabelSchema
 

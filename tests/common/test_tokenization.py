@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from client.tokenization import (
+from common.tokenization import (
     IGNORED,
     _owners,
     _windows,

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from client.ingestion_columns import ColumnLayout, read_columns
+from common.ingestion_columns import ColumnLayout, read_columns
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.tag_schemes import TagScheme

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.word_splitter import WordSplitter
+from common.word_splitter import WordSplitter
 
 
 def words(text):

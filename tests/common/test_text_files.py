@@ -1,6 +1,6 @@
 import pytest
 
-from client.text_files import read_lines, read_text
+from common.text_files import read_lines, read_text
 from common.errors import DataError
 
 
