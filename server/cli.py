@@ -31,7 +31,9 @@ def _root() -> None:
 @app.command()
 def evaluate(
     model: ModelFolder,
-    data: Annotated[Path, typer.Option("--data", help="Folder with the split, in any format that ingestion reads.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder with the split, in any format that ingestion reads.")
+    ],
     json_file: Annotated[Path, typer.Option("--json", help="Where the numbers go, beside the table.")],
     split: Annotated[str, typer.Option(help="train, devel or test.")] = "test",
     label: Annotated[
@@ -59,7 +61,9 @@ def predict(
     from server.evaluation import predict_folder
 
     count = predict_folder(model, text, out)
-    console.print(f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True)
+    console.print(
+        f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True
+    )
 
 
 def main() -> None:

@@ -41,11 +41,15 @@ def open_tagger(folder: Path, label_map: Iterable[str] = ()) -> tuple[nn.Module,
     except ValidationError as error:
         raise ModelError(f"{folder}: {error}") from None
     if schema.tags != model_tags(model):
-        raise ModelError(f"{folder} has the tags {', '.join(model_tags(model))}, which are not IOB2 in fedward's order.")
+        raise ModelError(
+            f"{folder} has the tags {', '.join(model_tags(model))}, which are not IOB2 in fedward's order."
+        )
     tokenizer = load_tokenizer(folder, local_files_only=True)
-    positions = int(getattr(model.config, "max_position_embeddings", _MAX_TOKENS))  # type: ignore[union-attr, arg-type]
+    positions = int(getattr(model.config, "max_position_embeddings", _MAX_TOKENS))
     max_tokens = min(_MAX_TOKENS, positions)
-    return model, Encoding(tokenizer=tokenizer, schema=schema, max_tokens=max_tokens, stride=min(_STRIDE, max_tokens // 4))
+    return model, Encoding(
+        tokenizer=tokenizer, schema=schema, max_tokens=max_tokens, stride=min(_STRIDE, max_tokens // 4)
+    )
 
 
 def evaluate_folder(model: Path, data: Path, *, split: str, label_map: Iterable[str] = ()) -> dict[str, Any]:
@@ -81,7 +85,9 @@ def predict_folder(model: Path, source: Path, out: Path) -> int:
 
 def brat_lines(note: Note, spans: Sequence[EntitySpan]) -> str:
     """Return BRAT's lines for spans; a span over line breaks is written in fragments, as BRAT demands."""
-    return "".join(f"T{i}\t{span.label} {_fragments(note.text, span)}\n" for i, span in enumerate(spans, start=1))
+    return "".join(
+        f"T{i}\t{span.label} {_fragments(note.text, span)}\n" for i, span in enumerate(spans, start=1)
+    )
 
 
 def _fragments(text: str, span: EntitySpan) -> str:

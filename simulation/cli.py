@@ -46,7 +46,8 @@ def run(
     engine: Annotated[str, typer.Option(help="inprocess or ray.")] = "inprocess",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     fault: Annotated[
-        list[str] | None, typer.Option(help="What goes wrong: drop:site-2@3, slow:site-1@2:5s, fail:site-1@1/upload.")
+        list[str] | None,
+        typer.Option(help="What goes wrong: drop:site-2@3, slow:site-1@2:5s, fail:site-1@1/upload."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -78,7 +79,9 @@ def compare(
     data: DataFolder,
     out: OutFolder,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds, counted up from the plan's.", min=1, max=100)] = 1,
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds, counted up from the plan's.", min=1, max=100)
+    ] = 1,
     arms: Annotated[str, typer.Option(help="Which of lexicon,central,federated,alone to run.")] = (
         "lexicon,central,federated,alone"
     ),
@@ -104,7 +107,9 @@ def compare(
 def bench(
     name: Annotated[str, typer.Argument(help="One of " + ", ".join(BENCHES) + ".", show_default=False)],
     json_file: Annotated[Path, typer.Option("--json", help="Where the numbers go.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, about a minute; figures are rough.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, about a minute; figures are rough.")
+    ] = False,
 ) -> None:
     """Measure one part; ratios are within one run, so that a noisy machine does not matter as much."""
     require_choice("bench", name, BENCHES)
@@ -131,15 +136,19 @@ def synthesize(
     """Write synthetic clinical notes as train, devel and test folders of JSONL."""
     from simulation.synthetic import generate, write_jsonl
 
-    write_jsonl(generate(hospital_count=hospitals, notes_per_hospital=notes, seed=seed, language=language), out)
-    console.print(f"Wrote {hospitals * notes} training notes of {hospitals} hospitals to {out}.", soft_wrap=True)
+    write_jsonl(
+        generate(hospital_count=hospitals, notes_per_hospital=notes, seed=seed, language=language), out
+    )
+    console.print(
+        f"Wrote {hospitals * notes} training notes of {hospitals} hospitals to {out}.", soft_wrap=True
+    )
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the run; an earlier demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the run; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
     overrides: Overrides = None,
 ) -> None:
     """Four synthetic hospitals, one model: the quickest way to see everything at work."""
@@ -171,12 +180,16 @@ def _say_result(result: dict[str, Any], out: Path) -> None:
 def _comparison(table: dict[str, Any]) -> Table:
     """Return the comparison as a table, one row an arm."""
     rows = Table("", "micro F1", "spread", "seconds", "per entity", title="Same test set, epochs and seeds")
-    entries = [(key, table[key]) for key in ("lexicon", "central", "federated") if key in table]
+    entries: list[tuple[str, dict[str, Any]]] = [(key, table[key]) for key in ("lexicon", "central", "federated") if key in table]
     entries += [(f"alone: {entry['site']}", entry) for entry in table.get("alone", [])]
     for label, entry in entries:
         per_entity = ", ".join(f"{name} {f1:.4f}" for name, f1 in entry["per_entity"].items())
         rows.add_row(
-            label, f"{entry['micro_f1']:.4f}", f"{entry['micro_f1_spread']:.4f}", f"{entry['seconds']:.0f}", per_entity
+            label,
+            f"{entry['micro_f1']:.4f}",
+            f"{entry['micro_f1_spread']:.4f}",
+            f"{entry['seconds']:.0f}",
+            per_entity,
         )
     if "alone_mean_micro_f1" in table:
         rows.add_row("alone: mean of the sites", f"{table['alone_mean_micro_f1']:.4f}", "", "", "")

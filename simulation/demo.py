@@ -9,7 +9,6 @@ from rich.console import Console
 
 from common.ingestion import Dataset
 from common.plan import Plan
-from server.run_folder import RunFolder
 from simulation.engine import simulate
 from simulation.synthetic import generate
 from simulation.watch import RunWatch
@@ -32,6 +31,5 @@ def run_demo(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
     )
     corpus = generate(hospital_count=sites, notes_per_hospital=NOTES_PER_HOSPITAL, seed=plan.seed)
     data = Dataset(train=corpus.all_train, devel=corpus.devel, test=corpus.test)
-    RunFolder.discard(out)
     with RunWatch.on(console, plan.federation.rounds) as watch:
-        return simulate(plan, data, out, watch=watch)
+        return simulate(plan, data, out, replace_run=True, watch=watch)

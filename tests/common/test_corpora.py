@@ -9,8 +9,8 @@ import pytest
 
 from common.batching import batches_by_length, padding_waste
 from common.ingestion import DataFormat, read_dataset
-from common.tokenization import encode, gold_tags, load_tokenizer, stitch
 from common.labels import LabelSchema
+from common.tokenization import encode, gold_tags, load_tokenizer, stitch
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from common.ingestion import DataFormat, detect_format, find_split, read_dataset, read_split
 from common.errors import DataError
+from common.ingestion import DataFormat, detect_format, find_split, read_dataset, read_split
 from common.labels import LabelSchema
 
 SCHEMA = LabelSchema(entity_types=("Disease",))

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from common.ingestion_brat import brat_notes, read_brat
 from common.errors import DataError
+from common.ingestion_brat import brat_notes, read_brat
 from common.labels import LabelSchema
 
 SCHEMA = LabelSchema(entity_types=("Disease", "Drug"), mapping={"SpecificDisease": "Disease", "Modifier": ""})

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from common.ingestion_columns import ColumnLayout, read_columns
 from common.errors import DataError
+from common.ingestion_columns import ColumnLayout, read_columns
 from common.labels import LabelSchema
 from common.tag_schemes import TagScheme
 

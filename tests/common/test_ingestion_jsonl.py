@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ingestion_jsonl import read_jsonl
-from common.tokenization import gold_tags, words_of
 from common.errors import DataError
+from common.ingestion_jsonl import read_jsonl
 from common.labels import LabelSchema, tags_to_spans
+from common.tokenization import gold_tags, words_of
 
 SCHEMA = LabelSchema(entity_types=("Disease", "Drug"), mapping={"Noise": ""})
 

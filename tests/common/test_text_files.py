@@ -1,7 +1,7 @@
 import pytest
 
-from common.text_files import read_lines, read_text
 from common.errors import DataError
+from common.text_files import read_lines, read_text
 
 
 def write(folder, data):

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from common.errors import DataError, ModelError, ValidationError
+from common.labels import LabelSchema
+from common.records import EntitySpan, Note
 from common.tokenization import (
     IGNORED,
     _owners,
@@ -23,9 +26,6 @@ from common.tokenization import (
     unit_id,
     words_of,
 )
-from common.errors import DataError, ModelError, ValidationError
-from common.labels import LabelSchema
-from common.records import EntitySpan, Note
 
 SCHEMA = LabelSchema(entity_types=("Disease", "Drug"))
 TEXT = "aé 患e\u0301👩🏽\u200d⚕️-9 \x00\u200b\nñandú hyperparathyroidism "
