@@ -81,7 +81,7 @@ def test_what_a_killed_creation_left_is_no_obstacle(tmp_path):
 
 
 def test_a_folder_without_a_plan_is_not_opened(tmp_path):
-    with pytest.raises(InputError, match="no plan.toml"):
+    with pytest.raises(InputError, match=r"no plan\.toml"):
         RunFolder.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
