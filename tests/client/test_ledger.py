@@ -596,6 +596,13 @@ class TestFiles:
             site.open()
         assert list(site.path.parent.iterdir()) == []
 
+    def test_a_database_that_vanishes_does_not_come_back_empty(self, site: Site) -> None:
+        link = LedgerStore(site.path).read()[-1]
+        site.path.unlink()
+        with pytest.raises(LedgerError, match="cannot be opened"):
+            LedgerStore(site.path).append(link)
+        assert not site.path.exists()
+
     def test_another_key_does_not_open_it(self, site: Site) -> None:
         with pytest.raises(LedgerError, match="not signed with this site's key"):
             site.open(key=Ed25519PrivateKey.generate())
