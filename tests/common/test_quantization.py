@@ -102,7 +102,7 @@ def test_shape_names_and_weight_are_checked():
             layout.encode(fields, weight=weight)
     with pytest.raises(ValidationError, match="name of its own"):
         RingLayout(fields=layout.fields * 2, maximum_sites=2)
-    with pytest.raises(ValidationError, match="FieldSpec.count"):
+    with pytest.raises(ValidationError, match=r"FieldSpec\.count"):
         FieldSpec(name="n", size=1, bound=2.0, levels=3, weighted=False, exact=True)
 
 
@@ -136,7 +136,7 @@ def test_rounding_does_not_follow_numpys_seed():
     layout, values = one_real(1000), np.full(1000, 0.3, np.float32)
     outcomes = []
     for _ in range(2):
-        np.random.seed(7)  # noqa: NPY002
+        np.random.seed(7)
         outcomes.append(encode_x(layout, values))
     assert not np.array_equal(*outcomes)
 

@@ -65,7 +65,7 @@ def test_ambiguous_rosters_are_refused(members, words):
 
 @pytest.mark.parametrize("name", ["", "two words", "-x", "é", "x" * 65, "a\n", 'a"'])
 def test_names_that_could_mislead_are_refused(name):
-    with pytest.raises(ValidationError, match="member name|member's name"):
+    with pytest.raises(ValidationError, match=r"member name|member's name"):
         member(name, key=b"k" * 32)
 
 
@@ -97,7 +97,7 @@ def test_a_bad_file_is_one_clear_sentence(tmp_path, text, words):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(PlanError, match="no.toml"):
+    with pytest.raises(PlanError, match=r"no\.toml"):
         read_roster(tmp_path / "no.toml")
 
 

@@ -96,6 +96,6 @@ def test_every_part_of_a_context_changes_its_digest():
     "change", [{"nonce": b"n" * 31}, {"plan_hash": "p" * 32}, {"round": 0}, {"attempt": 0}]
 )
 def test_a_context_with_a_wrong_part_is_refused(change):
-    parts = {name: b"h" * 32 for name in ("plan_hash", "model_hash", "parameters_hash", "nonce")}
+    parts = dict.fromkeys(("plan_hash", "model_hash", "parameters_hash", "nonce"), b"h" * 32)
     with pytest.raises(ValidationError, match=next(iter(change))):
         AttemptContext(**{**parts, "round": 1, "attempt": 1, **change})

@@ -1,5 +1,6 @@
 """Shamir's scheme: a worked example, reconstruction from every subset, and nothing from fewer."""
 
+import contextlib
 import itertools
 import secrets
 
@@ -90,10 +91,8 @@ def test_shares_of_one_secret_differ_from_run_to_run():
 def test_a_wrong_share_changes_the_secret_or_aborts():
     shares = dict(enumerate(split_secret(SECRET, threshold=3, shares=3)))
     shares[1] = (int.from_bytes(shares[1]) ^ 1).to_bytes(SHARE_BYTES)
-    try:
+    with contextlib.suppress(AbortError):
         assert reconstruct_secret(shares, threshold=3) != SECRET
-    except AbortError:
-        pass
 
 
 @pytest.mark.parametrize("share", [b"", bytes(32), bytes(34), PRIME.to_bytes(33), b"\xff" * 33])

@@ -18,7 +18,7 @@ from common.secagg_parameters import AttemptContext, SecureAggregationParameters
 from server.secure_aggregation import SecureAggregationServer
 
 BOUND = 2**17 - 1
-"""Bound and levels of the real field: its step is 1, so whole values encode exactly and sums compare exactly."""
+"""Bound and levels of the real field: its step is 1, so whole values encode exactly."""
 
 
 class Federation:
@@ -157,7 +157,7 @@ class Attempt:
 def make_federation():
     """Returns `make(sites, **parameters)`; every federation has a folder of its own.
 
-    The guards flush to disk at every answer; in memory that costs nothing, and the guard's own tests use a disk.
+    Guards flush to disk at every answer; in memory that costs nothing (the guard's own tests use a disk).
     """
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as base:

@@ -33,7 +33,7 @@ def test_a_dropout_at_any_stage_is_survived_and_reported(make_federation, stage)
     assert opened.dropouts == {each: (("s002",) if each == stage else ()) for each in STAGES}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     sites=st.integers(2, 9),
     colluding=st.integers(0, 3),
@@ -63,9 +63,9 @@ def test_the_sum_is_exact_or_the_attempt_aborts(make_federation, sites, colludin
             attempt.run(**dropped)
 
 
-@pytest.mark.parametrize("lost", [{}, {"share_keys": 4, "upload": 6, "confirm": 2, "unmask": 2}])
+@pytest.mark.parametrize("lost", [{}, {"share_keys": 2, "upload": 3, "confirm": 1, "unmask": 1}])
 def test_the_sparse_graph_opens_the_same_sum(make_federation, lost):
-    federation = make_federation(70, collusion_tolerance=3)
+    federation = make_federation(40, full_graph_limit=8)
     rng = np.random.default_rng(4)
     dropped, left = {}, list(federation.names)
     for stage, count in lost.items():
@@ -73,9 +73,9 @@ def test_the_sparse_graph_opens_the_same_sum(make_federation, lost):
         left = [name for name in left if name not in dropped[stage]]
     attempt = federation.attempt()
     opened = attempt.run(**dropped)
-    assert attempt.server._cohort.graph.design.degree < 69
+    assert attempt.server._cohort.graph.design.degree < 39
     assert np.array_equal(opened.vector, federation.expected(opened.survivors))
-    assert len(opened.survivors) == 70 - len(dropped.get("share_keys", ())) - len(dropped.get("upload", ()))
+    assert len(opened.survivors) == 40 - len(dropped.get("share_keys", ())) - len(dropped.get("upload", ()))
 
 
 def test_a_late_upload_of_a_site_declared_dead_stays_hidden(make_federation):
@@ -108,7 +108,7 @@ def test_a_wrong_share_aborts_and_names_nobody(make_federation):
             if name == "s001":
                 response = _spoil(response, "mask_key_shares" if dead else "self_mask_shares")
             attempt.server.add_unmask(name, response.encode())
-        with pytest.raises(AbortError, match="do not give|do not fit") as caught:
+        with pytest.raises(AbortError, match=r"do not give|do not fit") as caught:
             attempt.server.finish()
         assert "s00" not in str(caught.value)
 
@@ -192,7 +192,7 @@ def test_an_update_with_another_weight_is_refused_and_can_be_corrected(make_fede
     attempt = federation.attempt()
     deliveries = attempt.deliveries()
     wrong = ModelUpdate(fields=federation.updates["s000"].fields, weight=0.5)
-    with pytest.raises(ValidationError, match="the roster gives s000 1.0"):
+    with pytest.raises(ValidationError, match=r"the roster gives s000 1\.0"):
         attempt.clients["s000"].upload(deliveries["s000"], wrong)
     opened = attempt.finish(
         unmask_request=attempt.unmask_request(confirm_request=attempt.confirm_request(deliveries=deliveries))
