@@ -59,7 +59,9 @@ def _configured_site(context: Context) -> Handler:
     """Open the site that the SuperNode's `--node-config` names."""
     path = context.node_config.get("site")
     if not isinstance(path, str):
-        raise InputError('The SuperNode has no site; start it with --node-config \'site="path/to/site.toml"\'.')
+        raise InputError(
+            "The SuperNode has no site; start it with --node-config 'site=\"path/to/site.toml\"'."
+        )
     from client.settings import open_site  # torch comes in here, in the process that trains
 
     return open_site(path, str(context.run_config.get("plan", ""))).handle

@@ -55,12 +55,18 @@ def load_identity_key(path: Path, *, passphrase: bytes | None = None) -> Ed25519
     try:
         key = load_pem_private_key(pem, passphrase)
     except TypeError:
-        hint = "is encrypted; give its passphrase" if passphrase is None else "is not encrypted; give no passphrase"
+        hint = (
+            "is encrypted; give its passphrase"
+            if passphrase is None
+            else "is not encrypted; give no passphrase"
+        )
         raise InputError(f"{path}: the identity key {hint}.") from None
     except (ValueError, UnsupportedAlgorithm):
         raise InputError(f"{path}: this is not a key file, or the passphrase is wrong.") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path}: the identity key must be an Ed25519 key; make it with 'fedward-site keys new'.")
+        raise InputError(
+            f"{path}: the identity key must be an Ed25519 key; make it with 'fedward-site keys new'."
+        )
     return key
 
 

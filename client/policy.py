@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Policy:
 
     max_epsilon: float = _setting(_real(1e6))
     max_delta: float = _setting(lambda name, value: require_delta(value))
-    approvals: Path = _setting(lambda name, value: value)
+    approvals: Path = _setting(lambda name, value: value)  # noqa: RUF009
     required_unit: str = _setting(
         lambda name, value: require_choice(name, value, ("none", *UNITS)), default="patient"
     )
@@ -192,7 +192,7 @@ class Policy:
         "none."""
         return (*self._privacy_violations(facts), *self._federation_violations(facts))
 
-    def check(self, facts: PlanFacts, *, approved: Collection[str]) -> None:
+    def check(self, facts: PlanFacts, *, approved: Container[str]) -> None:
         """Return if the site may take part in a plan.
 
         Args:
@@ -220,10 +220,10 @@ class Policy:
         """Yield what is wrong with the plan's privacy."""
         if facts.unit is None:
             if self.required_unit != "none":
-                yield f"required_unit: the plan is not private, and the site requires unit {self.required_unit}."
+                yield f"required_unit: the plan is not private; unit {self.required_unit} is required."
             return
         if self.required_unit != "none" and UNITS.index(facts.unit) < UNITS.index(self.required_unit):
-            yield f"required_unit: the plan protects a {facts.unit}, at least a {self.required_unit} is required."
+            yield f"required_unit: the plan's unit is {facts.unit}; {self.required_unit} is required."
         yield from _most("max_epsilon", "the plan's epsilon", facts.epsilon, self.max_epsilon)
         yield from _most("max_delta", "the plan's delta", facts.delta, self.max_delta)
         yield from _least(

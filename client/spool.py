@@ -38,7 +38,11 @@ class UpdateSpool:
         header = self._header(server_round, model_hash) | {"weight": repr(update.weight)}
         with replacing(self.path) as partial:
             os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
-            save_file({k: np.asarray(v) for k, v in update.fields.items()}, partial, metadata={"fedward": json.dumps(header)})
+            save_file(
+                {k: np.asarray(v) for k, v in update.fields.items()},
+                partial,
+                metadata={"fedward": json.dumps(header)},
+            )
             partial.chmod(0o600)
 
     def load(self, *, server_round: int, model_hash: str) -> ModelUpdate | None:

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.batching import batches_by_length, collate
 from common.model import autocast, autocast_dtype
 from common.plan import Plan, Training
 from common.records import Example
 from common.seeding import derive_seed, torch_seed
-from common.batching import IGNORED, batches_by_length, collate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,13 @@ class LocalTrainer:
         """
         steps = self.steps_per_round(len(examples))
         federation = self.plan.federation
-        session = FitSession(self, total_steps=steps * federation.rounds, first_step=steps * (server_round - 1))
+        session = FitSession(
+            self, total_steps=steps * federation.rounds, first_step=steps * (server_round - 1)
+        )
         with torch_seed(self.plan.seed, "train", site, server_round):
-            return session.run(examples, steps, derive_seed(self.plan.seed, "order", site, server_round), on_step)
+            return session.run(
+                examples, steps, derive_seed(self.plan.seed, "order", site, server_round), on_step
+            )
 
     def steps_per_round(self, num_examples: int) -> int:
         """Optimizer steps that one site makes in one round."""
@@ -158,7 +162,9 @@ class FitSession:
         generator = np.random.default_rng(order_seed)
         done, seen, tokens, loss_sum = 0, 0, 0, 0.0
         while done < steps:
-            for batch in batches_by_length(examples, batch_size=self.training.batch_size, generator=generator):
+            for batch in batches_by_length(
+                examples, batch_size=self.training.batch_size, generator=generator
+            ):
                 loss, count = self._step(batch)
                 done, seen, tokens, loss_sum = done + 1, seen + len(batch), tokens + count, loss_sum + loss
                 if on_step is not None:

@@ -79,6 +79,7 @@ class AggregationGraph:
     """
 
     def __init__(self, design: GraphDesign, seed: bytes) -> None:
+        """Place the sites."""
         self.design = design
         self._vertex_of = _placement(design.sites, seed)
         self._site_at = np.argsort(self._vertex_of, kind="stable")
@@ -238,4 +239,3 @@ def _placement(sites: int, seed: bytes) -> np.ndarray[tuple[int], np.dtype[np.in
     vertex_of = np.empty(sites, np.int64)
     vertex_of[order] = np.arange(sites)
     return vertex_of
-

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from common.tokenization import IGNORED
 from common.errors import ValidationError
 from common.records import Example
+from common.tokenization import IGNORED
 from common.validation import require_int
 
 

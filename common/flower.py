@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +27,9 @@ def to_record_dict(envelope: Envelope) -> RecordDict:
     header = {"version": MESSAGE_VERSION, "kind": envelope.kind, **envelope.header}
     content: dict[str, Any] = {_HEADER: ConfigRecord(cast(Any, header))}
     if envelope.arrays:
-        content[_ARRAYS] = ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in envelope.arrays.items()})
+        content[_ARRAYS] = ArrayRecord(
+            {name: Array(np.ascontiguousarray(a)) for name, a in envelope.arrays.items()}
+        )
     return RecordDict(content)
 
 
@@ -42,11 +45,13 @@ def from_record_dict(content: RecordDict) -> Envelope:
     values = dict(header)
     version = values.pop("version", None)
     if version != MESSAGE_VERSION:
-        raise DecodeError(f"A message has version {version!r}; this fedward speaks version {MESSAGE_VERSION}.")
+        raise DecodeError(
+            f"A message has version {version!r}; this fedward speaks version {MESSAGE_VERSION}."
+        )
     kind = values.pop("kind", None)
-    arrays = content.array_records.get(_ARRAYS) or {}
+    arrays: Mapping[str, Array] = content.array_records.get(_ARRAYS) or {}
     try:
-        decoded = {name: cast(Array, array).numpy() for name, array in arrays.items()}
+        decoded = {name: array.numpy() for name, array in arrays.items()}
     except (ValueError, TypeError) as error:
         raise DecodeError(f"An array of a message does not decode ({type(error).__name__}).") from None
     return Envelope(kind=str(kind), header=cast(Any, values), arrays=decoded)

@@ -17,13 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from common.annotations import Counts
+from common.errors import DataError
 from common.ingestion_brat import DOCUMENT_TABLE, brat_notes, read_brat
 from common.ingestion_columns import ColumnLayout, read_columns
 from common.ingestion_jsonl import read_jsonl
-from common.text_files import read_lines
-from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
+from common.text_files import read_lines
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
-from common.text_files import read_lines, read_text
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
+from common.text_files import read_lines, read_text
 
 DOCUMENT_TABLE = "documents.tsv"
 _TEXT_BOUND = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.annotations import Counts, resolve_label
-from common.text_files import read_lines
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import EntitySpan, Note
 from common.tag_schemes import TagScheme, TagStatistics, decode, split_tag
+from common.text_files import read_lines
 
 _DOCSTART = "-DOCSTART-"
 _COMMENT = re.compile(r"#\s*([A-Za-z][\w.-]*)\s*=\s*(.*?)\s*")

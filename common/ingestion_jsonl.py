@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
-from common.text_files import read_lines
 from common.errors import DataError
 from common.labels import LabelSchema
 from common.records import Note
+from common.text_files import read_lines
 
 _FIELDS = frozenset({"id", "text", "spans", "document_id", "patient_id"})
 

@@ -38,7 +38,10 @@ class AgreementKey:
     """One X25519 key pair that lives for one attempt; the private half is never shown."""
 
     def __init__(self, private: bytes | None = None) -> None:
-        self._key = X25519PrivateKey.generate() if private is None else X25519PrivateKey.from_private_bytes(private)
+        """Make a fresh key, or take a reconstructed one."""
+        self._key = (
+            X25519PrivateKey.generate() if private is None else X25519PrivateKey.from_private_bytes(private)
+        )
 
     @property
     def public(self) -> bytes:
@@ -61,6 +64,7 @@ class AgreementKey:
             raise ProtocolRefused("A peer's public key is of small order or not a key.") from None
 
     def __repr__(self) -> str:
+        """Show nothing."""
         return "AgreementKey(<private>)"
 
 
@@ -94,7 +98,9 @@ def open_sealed(key: bytes, sealed: bytes, *, associated_data: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:12], sealed[12:], associated_data)
     except (InvalidTag, ValueError):
-        raise ProtocolRefused("A sealed share does not open: it was altered or made for another use.") from None
+        raise ProtocolRefused(
+            "A sealed share does not open: it was altered or made for another use."
+        ) from None
 
 
 def sign(key: Ed25519PrivateKey, purpose: str, message: bytes) -> bytes:

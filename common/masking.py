@@ -70,7 +70,7 @@ def keystream(key: bytes, length: int, *, counter: bytes = bytes(16)) -> NDArray
         counter: The initial 16-byte counter block; zero for masks.
     """
     out = np.empty(length, "<u4")
-    _stream(key, counter).update_into(bytes(4 * length), out.view(np.uint8))
+    _stream(key, counter).update_into(bytes(4 * length), out.view(np.uint8).data)
     return out.astype(np.uint32, copy=False)
 
 
@@ -82,8 +82,8 @@ def _mask_part(vector: NDArray[np.uint32], signed: Sequence[tuple[bytes, np.ufun
         batch = [(_stream(key, counter), fold) for key, fold in signed[first : first + _BATCH]]
         for at in range(0, len(vector), _BLOCK):
             block = vector[at : at + _BLOCK]
-            source, mask = zeros[: len(block)].view(np.uint8), words[: len(block)]
-            target = mask.view(np.uint8)
+            mask = words[: len(block)]
+            source, target = zeros[: len(block)].view(np.uint8).data, mask.view(np.uint8).data
             for stream, fold in batch:
                 stream.update_into(source, target)
                 fold(block, mask, out=block)

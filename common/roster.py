@@ -43,6 +43,7 @@ class Member:
     public_units: int = 1
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         require_text("a member's name", self.name)
         if not _NAME.fullmatch(self.name):
             raise ValidationError(
@@ -70,6 +71,7 @@ class Roster:
     members: tuple[Member, ...]
 
     def __post_init__(self) -> None:
+        """Sort by name, and check that names and keys differ."""
         if not 1 <= len(self.members) <= MAXIMUM_MEMBERS:
             raise ValidationError(
                 f"A roster has {len(self.members)} members; it must have 1 to {MAXIMUM_MEMBERS}."
@@ -89,12 +91,15 @@ class Roster:
             by_name[member.name.lower()] = by_key[member.identity_key] = member
 
     def __len__(self) -> int:
+        """The number of members."""
         return len(self.members)
 
     def __iter__(self) -> Iterator[Member]:
+        """The members in order of name."""
         return iter(self.members)
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is a member of this name."""
         return name in self._by_name
 
     def member(self, name: str) -> Member:
@@ -203,7 +208,8 @@ def _replace_file(path: Path, text: str) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)  # noqa: S103 - a roster is public, and other users read it.
+        # A roster is public, and other users (the agent's, the SuperNode's) read it.
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

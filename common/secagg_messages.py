@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import Self
 
 from common.errors import DecodeError, ValidationError
@@ -30,6 +31,7 @@ _MAGIC = b"fwsa"
 _HEADER_BYTES = 6
 _NAME_BYTES = 64
 _ADVERT_BYTES = 512
+_CONTEXT_BYTES = 4 * HASH_BYTES + 8
 
 
 class _Kind(IntEnum):
@@ -68,7 +70,7 @@ class Advert:
 
     def body(self) -> bytes:
         """Return the bytes that are signed."""
-        out = _start(_Kind.ADVERT).text(self.name).raw(self.context.canonical(), 136)
+        out = _start(_Kind.ADVERT).text(self.name).raw(self.context.canonical(), _CONTEXT_BYTES)
         out.raw(self.encryption_key, KEY_BYTES).raw(self.mask_key, KEY_BYTES)
         return out.raw(self.self_mask_commitment, HASH_BYTES).finish()
 
@@ -81,33 +83,25 @@ class Advert:
         return self.body() + self.signature
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Return the message of these bytes, or raise `DecodeError`."""
+    def decode(cls, data: bytes, *, expected: AttemptContext | None = None) -> Self:
+        """Return the message of these bytes, or raise `DecodeError`.
+
+        Args:
+            data: The message.
+            expected: A context that is taken as it is where the advert has the same bytes.
+        """
         reader = _open(data, _Kind.ADVERT, "key advert", _ADVERT_BYTES)
         name = reader.text(_NAME_BYTES)
-        hashes = [reader.raw(HASH_BYTES) for _ in range(3)]
-        numbers = [reader.u32(), reader.u32()]
-        nonce = reader.raw(HASH_BYTES)
-        keys = [reader.raw(KEY_BYTES) for _ in range(3)]
+        context = _parse_context(reader.raw(_CONTEXT_BYTES), expected)
+        keys = reader.raw(3 * KEY_BYTES)
         signature = reader.raw(SIGNATURE_BYTES)
         reader.finish()
-        try:
-            context = AttemptContext(
-                plan_hash=hashes[0],
-                model_hash=hashes[1],
-                parameters_hash=hashes[2],
-                round=numbers[0],
-                attempt=numbers[1],
-                nonce=nonce,
-            )
-        except ValidationError:
-            raise DecodeError("A key advert has a round or attempt outside its range.") from None
         return cls(
             name=name,
             context=context,
-            encryption_key=keys[0],
-            mask_key=keys[1],
-            self_mask_commitment=keys[2],
+            encryption_key=keys[:32],
+            mask_key=keys[32:64],
+            self_mask_commitment=keys[64:],
             signature=signature,
         )
 
@@ -343,10 +337,10 @@ class UnmaskResponse:
 
 def advert_set_hash(adverts: Sequence[bytes]) -> bytes:
     """Return the hash that pins the adverts and their order, hence every position."""
-    out = Writer().text("fedward advert set v1").u16(len(adverts))
+    digest = hashlib.sha256(Writer().text("fedward advert set v1").u16(len(adverts)).finish())
     for advert in adverts:
-        out.blob(advert)
-    return hashlib.sha256(out.finish()).digest()
+        digest.update(len(advert).to_bytes(2) + advert)
+    return digest.digest()
 
 
 def share_context(context: AttemptContext, advert_set: bytes, share_set: Sequence[int]) -> bytes:
@@ -376,6 +370,23 @@ def _open(data: bytes, kind: _Kind, what: str, maximum: int) -> Reader:
     if (found := reader.u8()) != kind:
         raise DecodeError(f"A message of kind {found} came where a {what} was expected.")
     return reader
+
+
+def _parse_context(raw: bytes, expected: AttemptContext | None) -> AttemptContext:
+    """The context of an advert."""
+    if expected is not None and raw == expected.canonical():
+        return expected
+    try:
+        return AttemptContext(
+            plan_hash=raw[:32],
+            model_hash=raw[32:64],
+            parameters_hash=raw[64:96],
+            round=int.from_bytes(raw[96:100]),
+            attempt=int.from_bytes(raw[100:104]),
+            nonce=raw[104:],
+        )
+    except ValidationError:
+        raise DecodeError("A key advert has a round or attempt outside its range.") from None
 
 
 def _put_positions(out: Writer, positions: Sequence[int]) -> Writer:
@@ -413,7 +424,7 @@ def _take_items(reader: Reader, size: int) -> tuple[tuple[int, bytes], ...]:
 
 def _check_increasing(positions: Sequence[int]) -> None:
     """Refuse positions that repeat or are out of order: one set has one encoding."""
-    if any(later <= earlier for earlier, later in zip(positions, positions[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(positions)):
         raise DecodeError("A message lists a site twice or out of order.")
     if positions and positions[-1] >= MAXIMUM_MEMBERS:
         raise DecodeError(f"A message names the position {positions[-1]}, beyond any roster.")

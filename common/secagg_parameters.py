@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from common.errors import ValidationError
 from common.quantization import RingLayout
@@ -42,6 +43,7 @@ class SecureAggregationParameters:
     full_graph_limit: int = 64
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         require_int("collusion_tolerance", self.collusion_tolerance, minimum=0, maximum=4096)
         require_int("threshold", self.threshold, minimum=0, maximum=4096)
         require_int("minimum_cohort", self.minimum_cohort, minimum=2, maximum=4096)
@@ -88,7 +90,7 @@ class SecureAggregationParameters:
         return out.u32(self.failure_bits).u32(self.full_graph_limit).finish()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class AttemptContext:
     """What everything in one attempt is bound to.
 
@@ -109,6 +111,7 @@ class AttemptContext:
     nonce: bytes
 
     def __post_init__(self) -> None:
+        """Check every attribute."""
         for name in ("plan_hash", "model_hash", "parameters_hash", "nonce"):
             value = getattr(self, name)
             if not isinstance(value, bytes) or len(value) != HASH_BYTES:
@@ -124,7 +127,7 @@ class AttemptContext:
         *,
         plan_hash: bytes,
         model_hash: bytes,
-        round: int,
+        round: int,  # noqa: A002 - the word of the protocol
         attempt: int,
         nonce: bytes,
     ) -> AttemptContext:
@@ -140,13 +143,23 @@ class AttemptContext:
 
     def canonical(self) -> bytes:
         """Return the one encoding of this context (136 bytes)."""
+        return self._encoded
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 that keys, associated data and signatures are bound to."""
+        return self._digest
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        """The canonical bytes, made once: a large cohort's adverts are each compared with them."""
         out = Writer().raw(self.plan_hash, HASH_BYTES).raw(self.model_hash, HASH_BYTES)
         out.raw(self.parameters_hash, HASH_BYTES).u32(self.round).u32(self.attempt)
         return out.raw(self.nonce, HASH_BYTES).finish()
 
-    def digest(self) -> bytes:
-        """Return the SHA-256 that keys, associated data and signatures are bound to."""
-        return hashlib.sha256(b"fedward attempt v1" + self.canonical()).digest()
+    @cached_property
+    def _digest(self) -> bytes:
+        """The digest of the canonical bytes."""
+        return hashlib.sha256(b"fedward attempt v1" + self._encoded).digest()
 
 
 def parameters_hash(parameters: SecureAggregationParameters, layout: RingLayout) -> bytes:

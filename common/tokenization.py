@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from common.word_splitter import WordSplitter
 from common.errors import DataError, ModelError, ValidationError
 from common.labels import LabelSchema, WordTags, spans_to_tags, tags_to_spans
 from common.records import EntitySpan, Example, Note
 from common.validation import require_choice, require_int
+from common.word_splitter import WordSplitter
 
 IGNORED = -100
 UNITS = ("record", "document", "patient")

@@ -15,6 +15,7 @@ class Writer:
     """Collects fields into bytes; every method returns the writer, so that calls chain."""
 
     def __init__(self) -> None:
+        """Begin with nothing."""
         self._parts: list[bytes] = []
 
     def u8(self, value: int) -> Writer:
@@ -71,6 +72,7 @@ class Reader:
     """
 
     def __init__(self, data: bytes, *, what: str, maximum: int) -> None:
+        """Check the message's size."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise DecodeError(f"A {what} must be bytes, not {type(data).__name__}.")
         self._data = memoryview(data).cast("B")

@@ -66,7 +66,7 @@ class Cohort:
         self.exchange.nodes = {site: node for site, node in self.exchange.nodes.items() if node in nodes}
         self.asked &= nodes
         hello = Envelope(kind=HELLO, header={"plan_hash": self.plan_hash})
-        fresh = {node: hello for node in sorted(nodes - self.asked)}
+        fresh = dict.fromkeys(sorted(nodes - self.asked), hello)
         for node, reply in self.exchange.to_nodes(fresh, deadline=deadline, group="hello"):
             self.asked.add(node)
             self._welcome(node, reply)
@@ -76,8 +76,12 @@ class Cohort:
         """Take a node's site in, if it is of this roster and plan."""
         site = reply.header.get("site")
         if reply.refusal or not isinstance(site, str) or site not in self.roster:
-            _log.warning("Node %d is not a site of the roster (%s); it is left out.", node, reply.refusal or "unknown")
+            _log.warning(
+                "Node %d is not a site of the roster (%s); it is left out.", node, reply.refusal or "unknown"
+            )
         elif reply.header.get("plan_hash") != self.plan_hash:
-            _log.warning("Site %s has agreed to another plan; it is left out until it approves this one.", site)
+            _log.warning(
+                "Site %s has agreed to another plan; it is left out until it approves this one.", site
+            )
         else:
             self.exchange.nodes[site] = node

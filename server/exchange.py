@@ -111,11 +111,14 @@ class Exchange:
             _offer(ready, (node, _decode(replies[0], kind)), stop)
 
 
-def _offer(ready: queue.Queue[tuple[int, Envelope]], item: tuple[int, Envelope], stop: threading.Event) -> None:
+def _offer(
+    ready: queue.Queue[tuple[int, Envelope]], item: tuple[int, Envelope], stop: threading.Event
+) -> None:
     """Hand over a reply, unless the exchange ends first."""
     while not stop.is_set():
         try:
-            return ready.put(item, timeout=_POLL_SECONDS)
+            ready.put(item, timeout=_POLL_SECONDS)
+            return
         except queue.Full:
             continue
 

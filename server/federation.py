@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -17,10 +17,12 @@ from common.plan import Plan
 from common.prediction import Evaluation, evaluate
 from common.records import Note
 from common.roster import Roster
-from server.aggregation import make_server_optimizer
 from server.checkpoint import CheckpointStore
 from server.cohort import Cohort
 from server.exchange import Exchange
+from server.optimizer import make_server_optimizer
+from server.report_page import render_report
+from server.reporting import RunReport, installed_versions, result_of
 from server.rounds import (
     Aggregator,
     Conversation,
@@ -32,6 +34,7 @@ from server.rounds import (
 )
 from server.run_folder import RunFolder
 from server.tracking import open_trackers
+
 
 @dataclass(frozen=True, kw_only=True)
 class FederationJob:
@@ -46,7 +49,7 @@ class FederationJob:
         test: Test notes, looked at once, after the choice.
         listener: Watches the run.
         pullers: Threads that pull replies at once.
-        notes: Sentences for the report, such as that isolation is off.
+        warnings: Sentences that a reader of the report must see first.
     """
 
     plan: Plan
@@ -57,7 +60,7 @@ class FederationJob:
     test: Sequence[Note] = field(repr=False)
     listener: RoundListener
     pullers: int = 4
-    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
@@ -70,11 +73,11 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
         PlanError: The folder holds a run of another plan.
     """
     started = time.monotonic()
-    store = CheckpointStore(job.folder.path / "checkpoints")
+    store = CheckpointStore(job.folder.checkpoints_path)
     loop = _loop(grid, job, store)
     state = _start_state(loop, store, job.host)
     job.folder.rewind(state.server_round, state.history)
-    parameters = {"plan_hash": job.plan.hash, "seed": job.plan.seed, "sites": len(job.roster)}
+    parameters: dict[str, str | int] = {"plan_hash": job.plan.hash, "seed": job.plan.seed, "sites": len(job.roster)}
     tracking = job.plan.tracking
     with open_trackers(
         job.folder,
@@ -84,14 +87,16 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
         wandb=tracking.wandb,
         first_round=state.server_round + 1,
     ) as trackers:
-        loop.on_row = lambda row: (job.folder.append_metrics(row), trackers.log_round(row))
+        loop.on_row = (job.folder.append_metrics, trackers.log_round)
         state = loop.run(state)
         result = _finish(job, state, seconds=time.monotonic() - started)
         trackers.log_result(result)
     return result
 
 
-def vector_evaluator(host: ModelHost, notes: Sequence[Note], precision: str) -> Callable[[FloatVector], Evaluation]:
+def vector_evaluator(
+    host: ModelHost, notes: Sequence[Note], precision: str
+) -> Callable[[FloatVector], Evaluation]:
     """Return a function that scores a model vector on notes."""
 
     def score(vector: FloatVector) -> Evaluation:
@@ -148,31 +153,32 @@ def _finish(job: FederationJob, state: RunState, *, seconds: float) -> dict[str,
     scores = vector_evaluator(job.host, job.test, job.plan.training.precision)(vector) if job.test else None
     with job.host.lock:
         job.host.write(vector)
-        save_model(job.host.model, job.host.encoding.tokenizer, job.folder.path / "model")
-    result = _result(job, state, chosen, scores.to_dict() if scores else {}, seconds)
+        save_model(job.host.model, job.host.encoding.tokenizer, job.folder.model_path)
+    report = _report(job, state, chosen, scores.to_dict() if scores else {}, seconds)
+    result = result_of(report)
+    job.folder.write_report(render_report(report))
     job.folder.write_result(result)
     return result
 
 
-def _result(
+def _report(
     job: FederationJob, state: RunState, chosen: int, scores: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Return the run's headline values."""
-    trained = sum(float(row["seconds"]) for row in state.history)
-    return {
-        "micro_f1": scores.get("micro", {}).get("f1"),
-        "per_entity": scores.get("per_entity", {}),
-        "evaluation": scores,
-        "rounds": state.server_round,
-        "chosen_round": chosen,
-        "sites": len(job.roster),
-        "secure_aggregation": job.plan.secure_aggregation.enabled,
-        "epsilon": None,
-        "seconds": seconds,
-        "round_seconds": trained,
-        "plan_hash": job.plan.hash,
-        "run_id": state.run_id,
-        "seed": job.plan.seed,
-        "notes": list(job.notes),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "flwr", "transformers", "opacus")},
-    }
+) -> RunReport:
+    """Gather what the run's report and result show."""
+    return RunReport(
+        name=job.folder.name,
+        run_id=state.run_id,
+        evaluation=scores,
+        history=state.history,
+        planned_rounds=job.plan.federation.rounds,
+        sites=[member.name for member in job.roster],
+        secure_aggregation=job.plan.secure_aggregation.enabled,
+        plan_text=job.folder.plan_text(),
+        plan_hash=job.plan.hash,
+        seed=job.plan.seed,
+        seconds=seconds,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        chosen_round=chosen,
+        versions=installed_versions(),
+        warnings=job.warnings,
+    )

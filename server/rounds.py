@@ -21,10 +21,11 @@ from common.parameters import vector_hash
 from common.plan import Plan
 from common.roster import Roster
 from common.stages import DELTA, Fields, UpdateStage, Weighting, undo_stages
-from server.aggregation import RunningSum, ServerOptimizer
+from server.aggregation import RunningSum
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.cohort import Cohort
 from server.exchange import Exchange
+from server.optimizer import ServerOptimizer
 
 _log = logging.getLogger(__name__)
 
@@ -101,12 +102,12 @@ class Conversation:
         request: RoundRequest,
         *,
         header: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] = {},  # noqa: B006 - never changed
-        arrays: Mapping[str, NDArray[Any]] = {},  # noqa: B006 - never changed
+        arrays: Mapping[str, NDArray[Any]] = {},
         deadline: float,
         on_reply: Callable[[str, Envelope], None],
     ) -> None:
         """Send one stage to sites and hand each good reply to `on_reply` as it comes."""
-        common = {
+        common: dict[str, Any] = {
             "plan_hash": self.plan.hash,
             "run_id": request.run_id,
             "round": request.server_round,
@@ -151,7 +152,9 @@ class PlainAggregator:
         def fold(site: str, reply: Envelope) -> None:
             if site in sites:
                 raise RoundError(f"{site} uploaded twice.")
-            total.add({name: reply.vector(name, np.float32) for name in reply.arrays}, self.roster.weight(site))
+            total.add(
+                {name: reply.vector(name, np.float32) for name in reply.arrays}, self.roster.weight(site)
+            )
             sites.append(site)
 
         self.conversation.ask(
@@ -223,7 +226,7 @@ class RoundLoop:
         self.evaluate = evaluate
         self.stages = stages
         self.listener = conversation.listener
-        self.on_row: Callable[[Mapping[str, Any]], object] = lambda row: None
+        self.on_row: Sequence[Callable[[Mapping[str, Any]], None]] = ()
 
     def run(self, state: RunState) -> RunState:
         """Run all rounds that are left.
@@ -238,7 +241,8 @@ class RoundLoop:
             self.listener.on_round(state.server_round + 1, rounds)
             state = self.run_round(state)
             self.store.save(self._checkpoint(state))
-            self.on_row(state.history[-1])
+            for record in self.on_row:
+                record(state.history[-1])
             self.listener.on_metrics(state.history[-1])
         return state
 

@@ -164,7 +164,10 @@ def _jobs(
         return [("lexicon", lambda: {"micro_f1": lexicon_baseline(data.train, data.test), "seconds": 0.0})]
     if arm == "central":
         return [
-            ("central", lambda: fit_centrally(plan, data.train, data, name="central", report=report).to_dict())
+            (
+                "central",
+                lambda: fit_centrally(plan, data.train, data, name="central", report=report).to_dict(),
+            )
         ]
     if arm == "federated":
         return [("federated", lambda: _federated(plan, data, out, report))]

@@ -6,11 +6,15 @@ A corpus on which this does well teaches nothing about context. On the synthetic
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.records import EntitySpan, Note
+
+# Words of an alphabet, single ideographs and single signs; mentions begin and end with one of these.
+_TOKEN = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]|[^\w\s]|_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,21 @@ class MentionLexicon:
 
     Attributes:
         labels: Label by mention.
-        longest: Characters of the longest mention.
+        lengths: The lengths in characters of the mentions that begin with the same token, longest first.
     """
 
-    labels: dict[str, str] = field(repr=False)
-    longest: int
+    labels: Mapping[str, str] = field(repr=False)
+    lengths: Mapping[str, tuple[int, ...]] = field(repr=False)
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> MentionLexicon:
+        """Index the mentions by their first token."""
+        lengths: defaultdict[str, set[int]] = defaultdict(set)
+        for mention in labels:
+            first = _TOKEN.match(mention)
+            if first is not None:
+                lengths[first[0]].add(len(mention))
+        return cls(labels, {token: tuple(sorted(each, reverse=True)) for token, each in lengths.items()})
 
     @classmethod
     def from_notes(cls, notes: Sequence[Note]) -> MentionLexicon:
@@ -32,37 +46,29 @@ class MentionLexicon:
         for note in notes:
             for span in note.spans:
                 counts[_folded(note.text[span.start : span.end])][span.label] += 1
-        # Ties go to the label that sorts first, so that the order of the notes does not matter.
-        every = {m: min(c, key=lambda label, c=c: (-c[label], label)) for m, c in counts.items()}  # type: ignore[misc]
-        naive = cls(every, max(map(len, every), default=0))
+        every = {mention: _most_frequent(of_mention) for mention, of_mention in counts.items()}
+        naive = cls.of(every)
         outside: Counter[str] = Counter()
         for note in notes:
             gold = set(note.spans)
             for span in naive.find(note.text):
                 outside[_folded(note.text[span.start : span.end])] += span not in gold
-        kept = {m: label for m, label in every.items() if outside[m] <= counts[m].total()}
-        return cls(kept, max(map(len, kept), default=0))
+        return cls.of({m: label for m, label in every.items() if outside[m] <= counts[m].total()})
 
     def find(self, text: str) -> Iterator[EntitySpan]:
-        """Yield the longest known mention at each place, from left to right, on word boundaries."""
+        """Yield the longest known mention at each place, from left to right, of whole tokens."""
         folded = _folded(text)
+        tokens = [(token[0], token.start(), token.end()) for token in _TOKEN.finditer(folded)]
+        ends = {end for _, _, end in tokens}
         position = 0
-        while position < len(folded):
-            end = self._longest_at(folded, position)
-            if end is None:
-                position += 1
+        for token, start, _ in tokens:
+            if start < position:
                 continue
-            yield EntitySpan(start=position, end=end, label=self.labels[folded[position:end]])
-            position = end
-
-    def _longest_at(self, folded: str, start: int) -> int | None:
-        """Return where the longest known mention at `start` ends, or None."""
-        if not _is_boundary(folded, start):
-            return None
-        for end in range(min(len(folded), start + self.longest), start, -1):
-            if folded[start:end] in self.labels and _is_boundary(folded, end):
-                return end
-        return None
+            for end in (start + length for length in self.lengths.get(token, ())):
+                if end in ends and folded[start:end] in self.labels:
+                    yield EntitySpan(start=start, end=end, label=self.labels[folded[start:end]])
+                    position = end
+                    break
 
 
 def lexicon_baseline(train: Sequence[Note], test: Sequence[Note]) -> float:
@@ -90,18 +96,13 @@ def mentions(notes: Sequence[Note]) -> frozenset[str]:
 
 
 def _folded(text: str) -> str:
-    """Lower-case character by character, so that offsets stay what they were."""
+    """Lower-case `text`; where that would move offsets, letter by letter."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
     return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 
-def _is_boundary(text: str, place: int) -> bool:
-    """Tell whether a mention may begin or end at `place`: not inside a word of an alphabet."""
-    if not 0 < place < len(text):
-        return True
-    before, after = text[place - 1], text[place]
-    return not (_in_alphabet(before) and _in_alphabet(after))
-
-
-def _in_alphabet(character: str) -> bool:
-    """Tell whether the character belongs to words that spaces part (ideographs do not)."""
-    return character.isalnum() and not "\u3400" <= character <= "\u9fff"
+def _most_frequent(labels: Counter[str]) -> str:
+    """Return the most frequent label; of equals, the first by name."""
+    return min(labels, key=lambda label: (-labels[label], label))

@@ -97,6 +97,7 @@ def simulate(
     out: Path,
     *,
     resume: bool = False,
+    replace_run: bool = False,
     faults: Sequence[str] = (),
     watch: RunWatch | None = None,
     host: ModelHost | None = None,
@@ -109,6 +110,7 @@ def simulate(
         data: Training notes to divide; the server's development and test notes.
         out: The run's folder.
         resume: Continue the run in `out` from its last checkpoint.
+        replace_run: Remove an earlier run in `out` first; anything else there is never removed.
         faults: What goes wrong, as `simulation.faults` writes it.
         watch: Shows the progress.
         host: A built model to use; made from the plan by default.
@@ -123,7 +125,7 @@ def simulate(
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
     host = host or ModelHost.build(federation.plan, device=device)
     watch = watch or RunWatch.silent(plan.federation.rounds)
-    with open_run(federation.plan, out, resume=resume) as folder:
+    with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
         sites = make_sites(federation, host, folder.path / "spool", watch)
         grid = InProcessGrid(make_client_app(_handlers(sites)), sites, faults=schedule)
         job = FederationJob(
@@ -159,11 +161,11 @@ def make_sites(
     }
 
 
-def open_run(plan: Plan, out: Path, *, resume: bool) -> RunFolder:
+def open_run(plan: Plan, out: Path, *, resume: bool, replace_run: bool = False) -> RunFolder:
     """Begin a run in a folder, or open the one that is there."""
     if resume:
         return RunFolder.open(out)
-    return RunFolder.create(out, plan.to_toml())
+    return RunFolder.create(out, plan.to_toml(), replace=replace_run)
 
 
 def set_threads(plan: Plan) -> None:

@@ -123,7 +123,9 @@ class InProcessGrid(Grid):
                 replies.append(waiting.reply)
         return replies
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Push messages and pull their replies until all are there or the time is up."""
         pending = set(self.push_messages(messages))
         end = None if timeout is None else time.monotonic() + timeout
@@ -162,8 +164,15 @@ class InProcessGrid(Grid):
     def _context(self, node: int) -> Context:
         """Return a node's Flower context; the partition's number is in its node config."""
         if node not in self._contexts:
-            config: Mapping[str, int] = {"partition-id": node - _FIRST_NODE, "num-partitions": len(self._sites)}
+            config: Mapping[str, int] = {
+                "partition-id": node - _FIRST_NODE,
+                "num-partitions": len(self._sites),
+            }
             self._contexts[node] = Context(
-                run_id=self._run.run_id, node_id=node, node_config=dict(config), state=RecordDict(), run_config={}
+                run_id=self._run.run_id,
+                node_id=node,
+                node_config=dict(config),
+                state=RecordDict(),
+                run_config={},
             )
         return self._contexts[node]

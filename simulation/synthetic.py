@@ -63,15 +63,14 @@ class _Recipe:
 
     seed: int
     public: bool
-    languages: tuple[str, ...]
+    lexicons: tuple[Lexicon, ...]
     words: tuple[int, int]
     skew: float
     fakers: Mapping[str, Faker] = field(repr=False)
 
     def lexicon(self, hospital: int) -> Lexicon:
         """Return what the hospital writes with; in a mixed corpus languages alternate."""
-        english, chinese = (PUBLIC_ENGLISH, PUBLIC_CHINESE) if self.public else (ENGLISH, CHINESE)
-        return english if self.languages[hospital % len(self.languages)] == "en" else chinese
+        return self.lexicons[hospital % len(self.lexicons)]
 
 
 def generate(
@@ -113,19 +112,16 @@ def generate(
     require_int("test_notes", test_notes, minimum=0, maximum=_MOST_NOTES)
     require_choice("language", language, LANGUAGES)
     _require_words(words)
+    lexicons = {"en": PUBLIC_ENGLISH, "zh": PUBLIC_CHINESE} if public else {"en": ENGLISH, "zh": CHINESE}
+    written = ("en", "zh") if language == "mixed" else (language,)
     recipe = _Recipe(
         seed=seed,
         public=public,
-        languages=("en", "zh") if language == "mixed" else (language,),
+        lexicons=tuple(lexicons[code] for code in written),
         words=words,
         skew=require_float("skew", skew, minimum=0, maximum=10),
-        fakers={
-            code: Faker(lexicon.locale)
-            for code, lexicon in (
-                ("en", PUBLIC_ENGLISH if public else ENGLISH),
-                ("zh", PUBLIC_CHINESE if public else CHINESE),
-            )
-        },
+        # Making a Faker is slow, so there is one per language; every patient reseeds it.
+        fakers={code: Faker(lexicons[code].locale) for code in written},
     )
     return SyntheticCorpus(
         train=tuple(_notes(recipe, "train", h, notes_per_hospital) for h in range(hospital_count)),

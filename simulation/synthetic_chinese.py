@@ -21,7 +21,7 @@ _PARTS = {
     "approach": listed("腹腔镜下、急诊、择期、开放、机器人辅助、再次"),
     "surgery": listed("切除术、造口术、切开引流术、成形术、活检、镜检查、移植术、穿刺术"),
     "imaging": listed("CT、MRI、超声、造影、平扫"),
-    "side": listed("左侧、右侧、双侧、左、右"),
+    "side": listed("左侧、右侧、双侧"),
     "position": listed("上段、下段、前壁、后壁、近端、远端、内侧、外侧"),
     "organ": listed(
         "肾、肺、股骨、胫骨、肱骨、卵巢、乳房、髋部、膝关节、肩部、踝部、小腿、大腿、腮腺、颞叶、额叶、颈动脉"
@@ -129,7 +129,7 @@ _SECTIONS = {
             headers=("评估与计划", "诊疗计划", "处理"),
             templates=(
                 "{Disease}：继续{Drug}{Dosage}。",
-                "开始{Drug}{Dosage}[每日一次|每日两次]治疗{Disease}。",
+                "开始{Drug}{Dosage}，[每日一次|每日两次]，治疗{Disease}。",
                 "明日行{Procedure}以排除{Disease}。",
                 "{Drug}由{Dosage}加至{Dosage}。",
                 "因{Disease}停用{Drug}。",

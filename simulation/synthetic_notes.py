@@ -102,6 +102,7 @@ class NoteWriter:
         self._key = (seed, style.hospital)
         self._share = template_share
         self._copy_forward = copy_forward
+        self._weighted: dict[Section, tuple[tuple[str, ...], dict[str, float]]] = {}
 
     def admit(self, patient_id: str, rng: random.Random) -> Patient:
         """Return a new patient with PHI of the locale."""
@@ -161,12 +162,18 @@ class NoteWriter:
 
     def _template(self, section: Section, used: set[str], rng: random.Random) -> str:
         """Draw one of the house's templates, leaning to the entity types that the house writes about."""
-        of_house = house_subset(section.templates, self._share, *self._key, section.headers[0])
+        if section not in self._weighted:
+            self._weighted[section] = self._of_house(section)
+        of_house, weights = self._weighted[section]
         # A note repeats a sentence's form only once it has used them all; rows of a list are alike anyway.
         fresh = () if section.rows else tuple(t for t in of_house if t not in used)
         templates = fresh or of_house
-        weights = [self._eagerness(template) for template in templates]
-        return rng.choices(templates, weights)[0]
+        return rng.choices(templates, [weights[template] for template in templates])[0]
+
+    def _of_house(self, section: Section) -> tuple[tuple[str, ...], dict[str, float]]:
+        """Return the house's share of the section's templates, and how eagerly it writes each."""
+        templates = house_subset(section.templates, self._share, *self._key, section.headers[0])
+        return templates, {template: self._eagerness(template) for template in templates}
 
     def _eagerness(self, template: str) -> float:
         """Return the mean tilt of the entity types in the template; without any it is 0.6."""

@@ -108,7 +108,7 @@ def neutral(style: HouseStyle) -> HouseStyle:
 
 def _leaning(note_types: tuple[str, ...], turn: int, skew: float, rng: random.Random) -> dict[str, float]:
     """Return note-type weights that lean to one type, which goes round with the hospitals."""
-    raw = {name: rng.uniform(0.5, 1.5) for name in note_types}
+    raw = {name: 1.0 + min(skew, 1.0) * rng.uniform(-0.5, 0.5) for name in note_types}
     raw[note_types[turn % len(note_types)]] += 4.0 * skew
     total = sum(raw.values())
     return {name: weight / total for name, weight in raw.items()}

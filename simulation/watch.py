@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
-from client.trainer import Progress
 from rich.console import Console
 
+from client.trainer import Progress
 from server.console import RoundProgress
 
 
@@ -42,6 +43,22 @@ class RunWatch:
         )
         return watch
 
+    def __enter__(self) -> RunWatch:
+        """Show the bar."""
+        if self._progress:
+            self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the bar as it stands."""
+        if self._progress:
+            self._progress.__exit__(kind, error, traceback)
+
     def on_round(self, server_round: int, rounds: int) -> None:
         """Start a round."""
         if self._progress:
@@ -59,6 +76,8 @@ class RunWatch:
 
     def on_step(self, site: str, progress: Progress) -> None:
         """Show how far a site's training is."""
+        if self._progress:
+            self._progress.site_progress(site, progress.step / progress.steps)
 
     def on_wait(self, present: int, needed: int) -> None:
         """Say that sites are missing."""
