@@ -72,7 +72,7 @@ class RunWatch:
     def on_reply(self, stage: str, site: str, refusal: str | None) -> None:
         """Count a site's answer."""
         if self._progress:
-            self._progress.site_done(site if refusal is None else f"{site} ({refusal})")
+            self._progress.site_done(site)
 
     def on_step(self, site: str, progress: Progress) -> None:
         """Show how far a site's training is."""
