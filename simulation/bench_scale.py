@@ -143,7 +143,9 @@ def _federated_seconds(plan: Plan, host: ModelHost, notes: Sequence[Note]) -> tu
 def _padding(quick: bool) -> float:
     """Return the share of padding in the batches of one training epoch of synthetic notes."""
     plan = _plan()
-    corpus = generate(hospital_count=4, notes_per_hospital=25 if quick else 120, seed=5, devel_notes=0, test_notes=1)
+    corpus = generate(
+        hospital_count=4, notes_per_hospital=25 if quick else 120, seed=5, devel_notes=0, test_notes=1
+    )
     host = ModelHost.build(plan)
     examples = host.encoding.examples(corpus.all_train)
     return padding_waste(batches_by_length(examples, batch_size=plan.training.batch_size))
