@@ -28,6 +28,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from client.approvals import Approvals
 from client.keys import load_identity_key
 from client.plan_facts import facts_of
@@ -169,7 +171,7 @@ def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
     """Make the site, cheapest checks first."""
     site = settings.site
     plan, roster = _agreement(settings, plan_path)
-    _check_membership(settings, plan, roster)
+    key = _checked_key(settings, plan, roster)
     notes = _training_notes(settings, plan)
     return Site(
         name=site.name,
@@ -178,6 +180,7 @@ def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
         notes=notes,
         host=ModelHost.build(plan, device=site.device),
         spool=site.spool,
+        identity_key=key,
     )
 
 
@@ -191,8 +194,8 @@ def _agreement(settings: SiteSettings, plan_path: Path | str) -> tuple[Plan, Ros
     return plan, roster
 
 
-def _check_membership(settings: SiteSettings, plan: Plan, roster: Roster) -> None:
-    """Raise unless the roster lists this site with its key and the policy allows the plan."""
+def _checked_key(settings: SiteSettings, plan: Plan, roster: Roster) -> Ed25519PrivateKey:
+    """Return the identity key, if the roster lists this site with it and the policy allows the plan."""
     site = settings.site
     if site.name not in roster:
         raise PlanError(f"{settings.path}: site.name is {site.name!r}; {site.roster} has no such member.")
@@ -205,6 +208,7 @@ def _check_membership(settings: SiteSettings, plan: Plan, roster: Roster) -> Non
     if settings.policy is not None:
         approved = Approvals.load(settings.policy.approvals, key.public_key())
         settings.policy.check(facts_of(plan, sites=len(roster)), approved=approved)
+    return key
 
 
 def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:

@@ -7,21 +7,27 @@ the roster and what the site has answered before. What it reports of a failure i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from client.round_guard import RoundGuard
+from client.secure_aggregation import SecureAggregationClient
 from client.spool import UpdateSpool
 from client.trainer import LocalTrainer, Progress
-from common.errors import DataError, FedwardError, RefusedError
+from common.audit_log import AuditLog
+from common.errors import DataError, FedwardError, ProtocolRefused, RefusedError
+from common.files import write_once
 from common.host import ModelHost
-from common.messages import HELLO, TRAIN, UPLOAD, Envelope, refusal_of
+from common.messages import CONFIRM, HELLO, SHARE_KEYS, TRAIN, UNMASK, UPLOAD, Envelope, refusal_of
 from common.parameters import vector_hash
 from common.plan import Plan
 from common.records import Example, ModelUpdate, Note
 from common.roster import Roster
+from common.secure_plan import attempt_context, clip_counts, ring_layout, secure_parameters
 from common.stages import DELTA, UpdateStage, Weighting, apply_stages
 
 _log = logging.getLogger(__name__)
@@ -36,7 +42,8 @@ class Site:
         roster: The members and their public weights.
         notes: The site's training records.
         host: The model that the site trains; may be shared with other sites of a simulation.
-        spool: Folder for finished updates.
+        spool: Folder for finished updates, the round guard and the audit log; the site's alone.
+        identity_key: Signs what secure aggregation and the audit log need signed.
         on_step: Called after each optimizer step, for progress bars on the same machine.
     """
 
@@ -49,23 +56,35 @@ class Site:
         notes: Sequence[Note],
         host: ModelHost,
         spool: Path,
+        identity_key: Ed25519PrivateKey,
         on_step: Callable[[str, Progress], None] | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
+        self.roster = roster
         self.weight = roster.weight(name)
         self.host = host
         self.spool_folder = spool
         self.stages: Sequence[UpdateStage] = (Weighting(),)
+        self._identity_key = identity_key
+        self._audit = AuditLog(spool / "audit.jsonl", key=identity_key)
         self._notes = notes
         self._examples: list[Example] | None = None
         self._on_step = on_step
         self._round = 0
+        self._attempt: SecureAggregationClient | None = None
         self._handlers: dict[str, Callable[[Envelope], Envelope]] = {
             HELLO: self._hello,
             TRAIN: self._train,
             UPLOAD: self._upload,
         }
+        if plan.secure_aggregation.enabled:
+            self._handlers |= {
+                SHARE_KEYS: self._share_keys,
+                UPLOAD: self._masked_upload,
+                CONFIRM: self._confirm,
+                UNMASK: self._unmask,
+            }
 
     def handle(self, request: Envelope) -> Envelope:
         """Answer one request; a request that is not followed is answered with a fixed code.
@@ -81,27 +100,107 @@ class Site:
             _log.warning("%s: %s was not answered: %s", self.name, request.kind, error)
             return refusal_of(request.kind, error.code)
 
+    def forget(self) -> None:
+        """Lose what is held in memory alone, as a crash does: attempt secrets and encoded records."""
+        self._attempt = None
+        self._examples = None
+        self._round = 0
+
+    def examples(self) -> list[Example]:
+        """Return the site's training windows, encoded once.
+
+        Raises:
+            DataError: The site has no examples.
+        """
+        if self._examples is None:
+            unit = self.plan.privacy.unit if self.plan.privacy else "record"
+            self._examples = self.host.encoding.examples(self._notes, unit=unit)
+        if not self._examples:
+            raise DataError(f"Site {self.name} has no training examples; give it records or leave it out.")
+        return self._examples
+
     def _hello(self, request: Envelope) -> Envelope:
         return Envelope(kind=HELLO, header={"site": self.name, "plan_hash": self.plan.hash})
 
     def _train(self, request: Envelope) -> Envelope:
-        """Train from the model that was sent and keep the update for `upload`."""
+        """Train from the model that was sent, keep the update, and begin an attempt to aggregate it.
+
+        A retry names the model by its hash alone, and uses the update that is there.
+        """
         server_round, spool = self._open_round(request)
-        vector = request.vector("model", np.float32)
-        model_hash = vector_hash(vector)
+        model_hash = request.text("model_hash")
         if spool.load(server_round=server_round, model_hash=model_hash) is None:
-            update = self._fit(vector, server_round)
-            spool.save(update, server_round=server_round, model_hash=model_hash)
-        return Envelope(kind=TRAIN, header={"round": server_round, "model_hash": model_hash})
+            vector = request.vector("model", np.float32)
+            if vector_hash(vector) != model_hash:
+                raise ProtocolRefused("The model that was sent has another hash than the request says.")
+            spool.save(self._fit(vector, server_round), server_round=server_round, model_hash=model_hash)
+        header: dict[str, str | int | bytes] = {"round": server_round, "model_hash": model_hash}
+        if self.plan.secure_aggregation.enabled:
+            header["advert"] = self._begin_attempt(request, server_round, model_hash)
+        return Envelope(kind=TRAIN, header=header)
 
     def _upload(self, request: Envelope) -> Envelope:
-        """Send the spooled update through the stages."""
+        """Send the spooled update through the stages, for a plan without secure aggregation."""
+        update = self._finished(request)
+        return Envelope(kind=UPLOAD, header={"round": self._round}, arrays=dict(update.fields))
+
+    def _begin_attempt(self, request: Envelope, server_round: int, model_hash: str) -> bytes:
+        """Start the state machine of one attempt and return its signed advert."""
+        folder = self.spool_folder / self.plan.hash[:16]
+        self._pin_run(folder, request.text("run_id"))
+        layout = ring_layout(self.plan, parameters=self.host.layout.size, sites=len(self.roster))
+        self._attempt = SecureAggregationClient(
+            name=self.name,
+            identity_key=self._identity_key,
+            roster=self.roster,
+            parameters=secure_parameters(self.plan),
+            layout=layout,
+            context=attempt_context(
+                self.plan,
+                layout,
+                model_hash=model_hash,
+                server_round=server_round,
+                attempt=request.integer("attempt"),
+                nonce=request.payload("nonce"),
+            ),
+            guard=RoundGuard(folder),
+            audit=self._note,
+        )
+        return self._attempt.advertise()
+
+    def _share_keys(self, request: Envelope) -> Envelope:
+        shares = self._current_attempt(request).share_keys(request.payload("adverts"))
+        return Envelope(kind=SHARE_KEYS, header={"shares": shares})
+
+    def _masked_upload(self, request: Envelope) -> Envelope:
+        attempt = self._current_attempt(request)
+        header, masked = attempt.upload(request.payload("delivery"), self._finished(request))
+        return Envelope(kind=UPLOAD, header={"upload": header}, arrays={"masked": masked})
+
+    def _confirm(self, request: Envelope) -> Envelope:
+        confirmation = self._current_attempt(request).confirm(request.payload("survivors"))
+        return Envelope(kind=CONFIRM, header={"confirmation": confirmation})
+
+    def _unmask(self, request: Envelope) -> Envelope:
+        shares = self._current_attempt(request).unmask(request.payload("signatures"))
+        self._attempt = None
+        return Envelope(kind=UNMASK, header={"shares": shares})
+
+    def _current_attempt(self, request: Envelope) -> SecureAggregationClient:
+        """Return the attempt under way; after a crash there is none, and the site has dropped out of it."""
+        self._open_round(request)
+        if self._attempt is None:
+            raise ProtocolRefused("No attempt is under way at this site.")
+        return self._attempt
+
+    def _finished(self, request: Envelope) -> ModelUpdate:
+        """Return the spooled update of the round that a request names, after all stages."""
         server_round, spool = self._open_round(request)
         update = spool.load(server_round=server_round, model_hash=request.text("model_hash"))
         if update is None:
             raise RefusedError(f"There is no finished update for round {server_round} of this model.")
         fields = apply_stages(self.stages, update.fields, weight=update.weight)
-        return Envelope(kind=UPLOAD, header={"round": server_round}, arrays=dict(fields))
+        return ModelUpdate(fields=fields, weight=update.weight)
 
     def _open_round(self, request: Envelope) -> tuple[int, UpdateSpool]:
         """Check what every stage of a round carries; rounds only grow."""
@@ -119,6 +218,15 @@ class Site:
             raise RefusedError("The run id is not a short word of letters and digits.")
         return server_round, UpdateSpool(self.spool_folder, plan_hash=self.plan.hash, run_id=run_id)
 
+    def _pin_run(self, folder: Path, run_id: str) -> None:
+        """Let one run use a plan: a second run of it could difference its sums against the first one's."""
+        pinned = write_once(folder / "run-id", run_id)
+        if pinned != run_id:
+            raise ProtocolRefused(
+                "This plan belongs to another run at this site already; a new run needs a new plan hash "
+                "(a new seed will do) and a new approval."
+            )
+
     def _fit(self, vector: NDArray[np.float32], server_round: int) -> ModelUpdate:
         """Train the shared model from `vector` and return the change."""
         examples = self.examples()
@@ -129,23 +237,32 @@ class Site:
             report = None if on_step is None else lambda progress: on_step(self.name, progress)
             result = trainer.train(examples, site=self.name, server_round=server_round, on_step=report)
             delta = self.host.read() - vector
-        statistics = {
+        bound = self.plan.secure_aggregation.clip
+        clipped = int(np.count_nonzero(np.abs(delta) * np.float32(self.weight) > bound))
+        counts = {
             "num_examples": result.num_examples,
             "num_tokens": result.num_tokens,
-            "loss_sum": result.loss_sum,
+            "num_clipped": clipped if self.plan.secure_aggregation.enabled else 0,
         }
-        fields = {DELTA: delta, **{k: np.array([v], dtype=np.float32) for k, v in statistics.items()}}
+        loss = result.loss_sum / max(result.num_tokens, 1)
+        fields = {
+            DELTA: delta,
+            "train_loss": np.array([loss], dtype=np.float32),
+            **{
+                name: clip_counts(np.array([value], dtype=np.float32), sites=len(self.roster))
+                for name, value in counts.items()
+            },
+        }
         return ModelUpdate(fields=fields, weight=self.weight)
 
-    def examples(self) -> list[Example]:
-        """Return the site's training windows, encoded once.
-
-        Raises:
-            DataError: The site has no examples.
-        """
-        if self._examples is None:
-            unit = self.plan.privacy.unit if self.plan.privacy else "record"
-            self._examples = self.host.encoding.examples(self._notes, unit=unit)
-        if not self._examples:
-            raise DataError(f"Site {self.name} has no training examples; give it records or leave it out.")
-        return self._examples
+    def _note(self, event: str, details: Mapping[str, str | int]) -> None:
+        """Put an event of secure aggregation on the audit log; its reason stays in the site's own log."""
+        values: dict[str, str | int] = {
+            "server_round": details["round"],
+            "attempt": details["attempt"],
+            "stage": str(details["stage"]).replace("_", "-"),
+        }
+        if "code" in details:
+            self._audit.append("refusal", code=str(details["code"]), **values)
+        else:
+            self._audit.append("round", **values)

@@ -58,7 +58,12 @@ def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.
         config = AutoConfig.from_pretrained(source, local_files_only=is_local(source))
         _configure(config, section, tags)
         model = AutoModelForTokenClassification.from_pretrained(
-            source, config=config, local_files_only=is_local(source), dtype=torch.float32
+            source,
+            config=config,
+            local_files_only=is_local(source),
+            dtype=torch.float32,
+            # An encoder that was trained for another task brings a head of another size; ours replaces it.
+            ignore_mismatched_sizes=True,
         )
         _check_window(model, section)
         _freeze(model, section)

@@ -230,7 +230,7 @@ class Warmup(Section):
 class SecureAggregation(Section):
     """Whether and how updates are masked. `threshold` 0 asks for the smallest safe one.
 
-    `clip` bounds each coordinate of a site's update, before weighting.
+    `clip` bounds each weighted coordinate of a site's update; `bits` is its width in the ring, sign included.
     """
 
     title = "secure_aggregation"
@@ -238,6 +238,7 @@ class SecureAggregation(Section):
     threshold: int = _int(0, 0, 100_000)
     collusion_tolerance: int = _int(1, 0, 100_000)
     clip: float = _float(0.25, 0.0, 1e4, above=True)
+    bits: int = _int(20, 8, 32)
     dropout_tolerance: float = _float(0.2, 0.0, 0.9)
 
 

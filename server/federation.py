@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.plan import Plan
 from common.prediction import Evaluation, evaluate
 from common.records import Note
 from common.roster import Roster
+from common.secure_plan import check_secure_plan
 from server.checkpoint import CheckpointStore
 from server.cohort import Cohort
 from server.exchange import Exchange
@@ -33,6 +34,7 @@ from server.rounds import (
     RunState,
 )
 from server.run_folder import RunFolder
+from server.secure_rounds import SecureAggregator
 from server.tracking import open_trackers
 
 
@@ -77,7 +79,11 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
     loop = _loop(grid, job, store)
     state = _start_state(loop, store, job.host)
     job.folder.rewind(state.server_round, state.history)
-    parameters: dict[str, str | int] = {"plan_hash": job.plan.hash, "seed": job.plan.seed, "sites": len(job.roster)}
+    parameters: dict[str, str | int] = {
+        "plan_hash": job.plan.hash,
+        "seed": job.plan.seed,
+        "sites": len(job.roster),
+    }
     tracking = job.plan.tracking
     with open_trackers(
         job.folder,
@@ -86,10 +92,11 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
         mlflow=tracking.mlflow,
         wandb=tracking.wandb,
         first_round=state.server_round + 1,
+        history=state.history,
     ) as trackers:
         loop.on_row = (job.folder.append_metrics, trackers.log_round)
         state = loop.run(state)
-        result = _finish(job, state, seconds=time.monotonic() - started)
+        result = _finish(job, state, trackers.warnings, seconds=time.monotonic() - started)
         trackers.log_result(result)
     return result
 
@@ -134,8 +141,13 @@ def _loop(grid: Grid, job: FederationJob, store: CheckpointStore) -> RoundLoop:
 
 
 def _aggregator(conversation: Conversation, job: FederationJob) -> Aggregator:
-    """Choose how updates are summed."""
-    return PlainAggregator(conversation, job.roster)
+    """Choose how updates are summed: masked, unless the plan's explicit line says otherwise."""
+    parameters = job.host.layout.size
+    check_secure_plan(job.plan, job.roster, parameters=parameters)
+    if not job.plan.secure_aggregation.enabled:
+        return PlainAggregator(conversation, job.roster)
+    record = job.folder.path / "attempt.json"
+    return SecureAggregator(conversation, job.roster, parameters=parameters, record=record)
 
 
 def _start_state(loop: RoundLoop, store: CheckpointStore, host: ModelHost) -> RunState:
@@ -146,7 +158,9 @@ def _start_state(loop: RoundLoop, store: CheckpointStore, host: ModelHost) -> Ru
     return RunState(run_id=secrets.token_hex(8), weights=host.read())
 
 
-def _finish(job: FederationJob, state: RunState, *, seconds: float) -> dict[str, Any]:
+def _finish(
+    job: FederationJob, state: RunState, warnings: Sequence[str], *, seconds: float
+) -> dict[str, Any]:
     """Choose the model, save it, evaluate it once on the test set, and write result and report."""
     vector = state.best if state.best is not None else state.weights
     chosen = state.best_round if state.best is not None else state.server_round
@@ -155,6 +169,7 @@ def _finish(job: FederationJob, state: RunState, *, seconds: float) -> dict[str,
         job.host.write(vector)
         save_model(job.host.model, job.host.encoding.tokenizer, job.folder.model_path)
     report = _report(job, state, chosen, scores.to_dict() if scores else {}, seconds)
+    report = replace(report, warnings=(*report.warnings, *warnings))
     result = result_of(report)
     job.folder.write_report(render_report(report))
     job.folder.write_result(result)

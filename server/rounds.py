@@ -32,6 +32,10 @@ _log = logging.getLogger(__name__)
 FloatVector = NDArray[np.float32]
 
 
+class SumLostError(RoundError):
+    """A round ended without a sum and cannot be repeated; the next one can begin."""
+
+
 class RoundListener(Protocol):
     """What a run tells whoever watches it."""
 
@@ -256,8 +260,10 @@ class RoundLoop:
             vector=state.weights,
             model_hash=vector_hash(state.weights),
         )
-        trained = self._train(request)
-        opened = self.aggregator.collect(request, trained)
+        try:
+            opened = self.aggregator.collect(request, self._train(request))
+        except SumLostError as error:
+            return self._without_sum(state, error, started)
         minimum = self.plan.federation.minimum_cohort
         if len(opened.sites) < minimum:
             raise RoundError(
@@ -275,6 +281,24 @@ class RoundLoop:
             **_training_metrics(fields),
         }
         return self._scored(state, vector, metrics, started)
+
+    def _without_sum(self, state: RunState, error: SumLostError, started: float) -> RunState:
+        """Go on with the same model after a round that was lost; two in a row stop the run."""
+        if state.history and state.history[-1].get("lost"):
+            raise RoundError(
+                f"{error} The round before was lost too, so the run stopped; see which sites can be reached, "
+                "and resume it."
+            ) from error
+        _log.warning("%s The model stays as it was.", error)
+        seconds = time.monotonic() - started
+        row = {
+            "round": state.server_round + 1,
+            "sites": [],
+            "lost": True,
+            "seconds": seconds,
+            "seconds_by_stage": dict(self.conversation.seconds),
+        }
+        return replace(state, server_round=state.server_round + 1, history=(*state.history, row))
 
     def restore(self, checkpoint: Checkpoint) -> RunState:
         """Return the state that a checkpoint holds, and load the optimizer's.
@@ -346,10 +370,5 @@ class RoundLoop:
 
 
 def _training_metrics(fields: Fields) -> dict[str, Any]:
-    """Return the sums that rode along, and the loss per word that follows from them."""
-    metrics: dict[str, Any] = {
-        name: float(values[0]) for name, values in fields.items() if name != DELTA and values.shape == (1,)
-    }
-    if metrics.get("num_tokens"):
-        metrics["train_loss"] = metrics.pop("loss_sum") / metrics["num_tokens"]
-    return metrics
+    """Return the statistics that rode along: sums of counts, and the mean loss per labelled word (nats)."""
+    return {name: float(values[0]) for name, values in fields.items() if name != DELTA}

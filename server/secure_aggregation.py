@@ -135,6 +135,11 @@ class SecureAggregationServer:
         return f"SecureAggregationServer(stage={self._stage.name}, sites={len(self._adverts)})"
 
     @property
+    def confirming(self) -> bool:
+        """Whether sites have been asked to confirm: they then refuse every further attempt of the round."""
+        return bool(self._alive)
+
+    @property
     def dropouts(self) -> Mapping[str, tuple[str, ...]]:
         """The names of the sites lost so far, per stage that was closed."""
         return dict(self._dropouts)

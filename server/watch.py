@@ -68,7 +68,7 @@ class ConsoleWatch:
         if refusal is not None:
             self._say(f"{site} did not take part in {stage}: {refusal}.")
         if self._progress:
-            self._progress.site_done(site if refusal is None else f"{site} ({refusal})")
+            self._progress.site_done(site)
 
     def on_wait(self, present: int, needed: int) -> None:
         """Say that sites are missing, once for each number of them."""

@@ -127,7 +127,12 @@ def simulate(
     watch = watch or RunWatch.silent(plan.federation.rounds)
     with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
         sites = make_sites(federation, host, folder.path / "spool", watch)
-        grid = InProcessGrid(make_client_app(_handlers(sites)), sites, faults=schedule)
+        grid = InProcessGrid(
+            make_client_app(_handlers(sites)),
+            sites,
+            faults=schedule,
+            on_crash=lambda site: sites[site].forget(),
+        )
         job = FederationJob(
             plan=federation.plan,
             roster=federation.roster,
@@ -155,6 +160,7 @@ def make_sites(
             notes=notes,
             host=host,
             spool=spool / name,
+            identity_key=federation.keys[name],
             on_step=watch.on_step,
         )
         for name, notes in federation.notes.items()
