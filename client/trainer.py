@@ -19,6 +19,7 @@ from common.model import autocast, autocast_dtype
 from common.plan import Plan, Training
 from common.records import Example
 from common.seeding import derive_seed, torch_seed
+from common.tokenization import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,11 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
     loop = _loop(grid, job, store)
     state = _start_state(loop, store, job.host)
     job.folder.rewind(state.server_round, state.history)
-    parameters: dict[str, str | int] = {"plan_hash": job.plan.hash, "seed": job.plan.seed, "sites": len(job.roster)}
+    parameters: dict[str, str | int] = {
+        "plan_hash": job.plan.hash,
+        "seed": job.plan.seed,
+        "sites": len(job.roster),
+    }
     tracking = job.plan.tracking
     with open_trackers(
         job.folder,
