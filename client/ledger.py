@@ -321,6 +321,19 @@ class Ledger:
             self._vault.append(opened, "witness-adopted", canonical_json({"entries": len(opened.links)}))
         return self.head()
 
+    def rotate_key(self, new: Ed25519PrivateKey) -> SignedHead:
+        """Hand the ledger over to a new identity key, signed by the old one and consented to by the new.
+
+        Everything charged so far stays charged. From here on the ledger opens with the new key alone; heads
+        that the old key signed still count as echoes.
+
+        Raises:
+            LedgerError: The ledger is not whole, or cannot be written.
+        """
+        with self._opened() as opened:
+            self._vault.hand_over(opened, new)
+        return self.head()
+
     def close(self) -> None:
         """Let another process open the ledger."""
         self._vault.close()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from common.accounting import UNITS, Mechanism, mechanism_from_dict, require_delta
 from common.errors import ValidationError
-from common.hash_chain import Link, canonical_json
+from common.hash_chain import ChainError, Link, canonical_json, public_key_text, sign, verify_signature
 from common.validation import require_choice, require_int, require_text
 
+_CONSENT = "fedward ledger key v1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -138,18 +142,59 @@ class Charge:
         )
 
 
+def key_body(previous: str, new: Ed25519PrivateKey) -> str:
+    """Return the body of the entry that hands the ledger over to a new key.
+
+    The old key signs the entry, and the new key its place in the chain: else whoever has some key could
+    make a ledger of their own and hand it over to a site that never saw it.
+    """
+    text = public_key_text(new.public_key())
+    return canonical_json({"public_key": text, "consent": sign(_CONSENT, f"{previous} {text}", new)})
+
+
+def successor(link: Link) -> Ed25519PublicKey | None:
+    """Return the key that signs from the next entry on, where this one hands over.
+
+    Raises:
+        ChainError: The new key did not consent.
+    """
+    if link.kind != "key":
+        return None
+    body = json.loads(link.body)
+    key = _public_key(body["public_key"])
+    try:
+        verify_signature(_CONSENT, f"{link.previous} {body['public_key']}", body["consent"], key)
+    except InvalidSignature:
+        raise ChainError(link.sequence, "hands over to a key that did not consent") from None
+    return key
+
+
+def first_key(links: Sequence[Link]) -> Ed25519PublicKey | None:
+    """Return the key that a ledger says it was made with; None where it says nothing."""
+    if not links or links[0].kind != "genesis":
+        return None
+    return _public_key(json.loads(links[0].body)["public_key"])
+
+
+def _public_key(text: str) -> Ed25519PublicKey:
+    """Return a public key from its hexadecimal digits."""
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+
+
 @dataclass(kw_only=True)
 class Book:
     """The state that a ledger's verified entries add up to.
 
     Attributes:
         ledger: The ledger's random name.
+        keys: The site's keys, the one that signs now last.
         accounts: By name.
         charges: By entry number.
         spooled: Entry number of the charge that each spooled update was trained under, by the update's hash.
     """
 
     ledger: str = ""
+    keys: list[Ed25519PublicKey] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     charges: dict[int, Charge] = field(default_factory=dict)
     spooled: dict[str, int] = field(default_factory=dict)
@@ -166,6 +211,9 @@ class Book:
             body = json.loads(link.body)
             if link.kind == "genesis":
                 book.ledger = body["ledger"]
+                book.keys.append(_public_key(body["public_key"]))
+            elif link.kind == "key":
+                book.keys.append(_public_key(body["public_key"]))
             elif link.kind == "account":
                 account = Account(**body | {"disjoint_from": tuple(body["disjoint_from"])})
                 book.accounts[account.name] = account

@@ -17,12 +17,20 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.ledger_book import Book
+from client.ledger_book import Book, first_key, key_body, successor
 from client.ledger_store import LedgerStore
-from client.witness import SignedHead, read_witness, write_witness
+from client.witness import WITNESS_CHANGED, SignedHead, read_witness, write_witness
 from common.durable import PRIVATE
 from common.errors import LedgerError, ValidationError
-from common.hash_chain import GENESIS, ChainError, Link, canonical_json, forge_link, verify_links
+from common.hash_chain import (
+    GENESIS,
+    ChainError,
+    Link,
+    canonical_json,
+    forge_link,
+    public_key_text,
+    verify_links,
+)
 
 _DOMAIN = "fedward ledger v1"
 
@@ -90,7 +98,7 @@ class LedgerVault:
             sequence=1,
             kind="genesis",
             time=_now(),
-            body=canonical_json({"ledger": name, "v": 1}),
+            body=canonical_json({"ledger": name, "public_key": public_key_text(key.public_key()), "v": 1}),
             previous=GENESIS,
             key=key,
         )
@@ -106,11 +114,7 @@ class LedgerVault:
         Raises:
             LedgerError: The files are not the ledger that was left.
         """
-        # The witness first: a reader beside a running agent then never sees it ahead of the database.
-        witness = read_witness(self.witness, self._key.public_key())
-        opened = self._verified()
-        if witness is not None:
-            self._require_contains(opened, witness, f"{self.witness}: the witness")
+        opened, witness = self._compared()
         behind = len(opened.links) - (0 if witness is None else witness.sequence)
         # A crash between database and witness leaves the database one ahead; the entry counts.
         if behind > 1:
@@ -130,11 +134,7 @@ class LedgerVault:
         Raises:
             LedgerError: The database is not whole, or the witness shows that it is behind.
         """
-        witness = read_witness(self.witness, self._key.public_key())
-        opened = self._verified()
-        if witness is not None:
-            self._require_contains(opened, witness, f"{self.witness}: the witness")
-        return opened
+        return self._compared()[0]
 
     def append(self, opened: Opened, kind: str, body: str) -> Link:
         """Add an entry to the database, then to the witness, and return once both are on the disk.
@@ -143,23 +143,20 @@ class LedgerVault:
             LedgerError: The ledger is read-only, or a file cannot be written. Where the witness alone cannot
                 be, the entry stays in the database.
         """
-        if self._read_only:
-            raise LedgerError(f"{self.path}: the ledger was opened for reading only.")
-        link = forge_link(
-            domain=_DOMAIN,
-            sequence=len(opened.links) + 1,
-            kind=kind,
-            time=_now(),
-            body=body,
-            previous=opened.links[-1].hash,
-            key=self._key,
-        )
-        self._on_stage("before-database")
-        self._store.append(link)
-        self._on_stage("before-witness")
-        self._write_witness(opened.book.ledger, link)
-        self._on_stage("after-witness")
+        link = self._next(opened, kind, body)
+        self._commit(opened, link)
         return link
+
+    def hand_over(self, opened: Opened, new: Ed25519PrivateKey) -> None:
+        """Add the entry after which a new key signs the ledger.
+
+        Raises:
+            LedgerError: As `append` does; the ledger is then to be opened again, with the key it names.
+        """
+        # The entry carries the old key's signature, and the witness after it the new key's.
+        link = self._next(opened, "key", key_body(opened.links[-1].hash, new))
+        self._key = new
+        self._commit(opened, link)
 
     def head(self, opened: Opened) -> SignedHead:
         """Return where the ledger stands, signed."""
@@ -172,7 +169,7 @@ class LedgerVault:
             LedgerError: It does not, or the head is not this site's.
         """
         try:
-            echo.verify(self._key.public_key())
+            echo.verify(opened.book.keys)
         except InvalidSignature as error:
             raise LedgerError(
                 "the ledger head that the server sent back is not signed with this site's key; the round is "
@@ -186,12 +183,50 @@ class LedgerVault:
             os.close(self._process_lock)
             self._process_lock = None
 
+    def _next(self, opened: Opened, kind: str, body: str) -> Link:
+        """Return the entry after the last, signed."""
+        if self._read_only:
+            raise LedgerError(f"{self.path}: the ledger was opened for reading only.")
+        return forge_link(
+            domain=_DOMAIN,
+            sequence=len(opened.links) + 1,
+            kind=kind,
+            time=_now(),
+            body=body,
+            previous=opened.links[-1].hash,
+            key=self._key,
+        )
+
+    def _commit(self, opened: Opened, link: Link) -> None:
+        """Put an entry on the disk: database, then witness."""
+        self._on_stage("before-database")
+        self._store.append(link)
+        self._on_stage("before-witness")
+        self._write_witness(opened.book.ledger, link)
+        self._on_stage("after-witness")
+
+    def _compared(self) -> tuple[Opened, SignedHead | None]:
+        """Return the ledger and its witness, after checking that the one contains the other."""
+        # The witness first: a reader beside a running agent then never sees it ahead of the database.
+        witness = read_witness(self.witness)
+        opened = self._verified()
+        if witness is not None:
+            try:
+                witness.verify(opened.book.keys)
+            except InvalidSignature as error:
+                raise LedgerError(f"{self.witness}: {WITNESS_CHANGED}") from error
+            self._require_contains(opened, witness, f"{self.witness}: the witness")
+        return opened, witness
+
     def _verified(self) -> Opened:
         """Return the database's links and what they say, each link verified."""
         _require_exists(self.path, self.witness)
         links = self._store.read()
         try:
-            book = Book.from_links(verify_links(links, domain=_DOMAIN, key=self._key.public_key()))
+            verified = verify_links(
+                links, domain=_DOMAIN, key=first_key(links) or self._key.public_key(), successor=successor
+            )
+            book = Book.from_links(verified)
         except ChainError as error:
             raise LedgerError(
                 f"{self.path}: entry {error.position} {error.reason}; nothing more is charged. Restore the "
@@ -205,6 +240,13 @@ class LedgerVault:
         if not book.ledger:
             raise LedgerError(
                 f"{self.path}: the ledger is empty, so its entries were removed; restore its newest copy."
+            )
+        # The chain vouches for itself only if it ends with the key that this site holds.
+        if book.keys[-1] != self._key.public_key():
+            raise LedgerError(
+                f"{self.path}: the ledger is not kept with this site's key; check which key site.toml "
+                "names. A new "
+                "key takes a ledger over only while the old one is at hand (`fedward-site keys rotate`)."
             )
         return Opened(links=links, book=book)
 

@@ -6,10 +6,11 @@ database that does not contain the head was deleted, cut, edited or restored fro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from common.hash_chain import canonical_json, sign, verify_signature
 
 _DOMAIN = "fedward ledger head v1"
 _FORMS = {"ledger": r"[0-9a-f]{32}", "hash": r"[0-9a-f]{64}", "signature": r"[0-9a-f]{128}"}
+
+WITNESS_CHANGED = (
+    "the ledger's witness was changed, or is not signed with this site's key; restore it from its newest "
+    "copy, or check that site.toml names the key that the ledger is kept with."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +54,17 @@ class SignedHead:
         signature = sign(_DOMAIN, f"{ledger} {sequence} {digest}", key)
         return cls(ledger=ledger, sequence=sequence, hash=digest, signature=signature)
 
-    def verify(self, key: Ed25519PublicKey) -> None:
-        """Return if the key signed this head.
+    def verify(self, keys: Iterable[Ed25519PublicKey]) -> None:
+        """Return if one of the keys signed this head.
 
         Raises:
-            InvalidSignature: It did not.
+            InvalidSignature: None did.
         """
-        verify_signature(_DOMAIN, f"{self.ledger} {self.sequence} {self.hash}", self.signature, key)
+        for key in keys:
+            with contextlib.suppress(InvalidSignature):
+                verify_signature(_DOMAIN, f"{self.ledger} {self.sequence} {self.hash}", self.signature, key)
+                return
+        raise InvalidSignature
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
@@ -87,11 +97,11 @@ class SignedHead:
         return cls(sequence=sequence, **texts)
 
 
-def read_witness(path: Path, key: Ed25519PublicKey) -> SignedHead | None:
-    """Return the head that the witness file holds; None where there is no file.
+def read_witness(path: Path) -> SignedHead | None:
+    """Return the head that the witness file holds, its signature unchecked; None where there is no file.
 
     Raises:
-        LedgerError: The file cannot be read, is not a witness, or was not signed with the site's key.
+        LedgerError: The file cannot be read, or is not a witness.
     """
     try:
         raw = path.read_bytes()
@@ -101,14 +111,9 @@ def read_witness(path: Path, key: Ed25519PublicKey) -> SignedHead | None:
         raise LedgerError(f"{path}: the ledger's witness cannot be read ({error.strerror}).") from error
     require_private(path)
     try:
-        head = SignedHead.from_dict(json.loads(raw))
-        head.verify(key)
-    except (ValueError, AttributeError, DecodeError, InvalidSignature) as error:
-        raise LedgerError(
-            f"{path}: the ledger's witness was changed, or is not signed with this site's key; restore it "
-            "from its newest copy, or check that site.toml names the key that the ledger was made with."
-        ) from error
-    return head
+        return SignedHead.from_dict(json.loads(raw))
+    except (ValueError, AttributeError, DecodeError) as error:
+        raise LedgerError(f"{path}: {WITNESS_CHANGED}") from error
 
 
 def write_witness(path: Path, head: SignedHead) -> None:

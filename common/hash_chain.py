@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -57,6 +57,11 @@ class Link:
     signature: str
 
 
+def public_key_text(key: Ed25519PublicKey) -> str:
+    """Return a public key as 64 hexadecimal digits."""
+    return key.public_bytes_raw().hex()
+
+
 def canonical_json(values: Mapping[str, object]) -> str:
     """Return the one spelling of these values: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -99,13 +104,20 @@ def forge_link(
     )
 
 
-def verify_links(links: Iterable[Link], *, domain: str, key: Ed25519PublicKey | None) -> Iterator[Link]:
+def verify_links(
+    links: Iterable[Link],
+    *,
+    domain: str,
+    key: Ed25519PublicKey | None,
+    successor: Callable[[Link], Ed25519PublicKey | None] = lambda link: None,
+) -> Iterator[Link]:
     """Yield the links of a whole chain, from its first, each once it is known to fit.
 
     Args:
         links: In the order in which they were read.
         domain: The chain's name, which every hash covers.
         key: Whose signature each link must carry; None where the chain is unsigned.
+        successor: Returns the key that signs the links after this one, where a link hands over to another.
 
     Raises:
         ChainError: A link is out of place, was changed, or is not signed by the key.
@@ -124,7 +136,8 @@ def verify_links(links: Iterable[Link], *, domain: str, key: Ed25519PublicKey | 
             try:
                 verify_signature(domain, link.hash, link.signature, key)
             except InvalidSignature:
-                raise ChainError(position, "is not signed with this site's key") from None
+                raise ChainError(position, "is not signed with the key that it should be") from None
+            key = successor(link) or key
         previous = link.hash
         yield link
 

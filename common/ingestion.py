@@ -23,6 +23,7 @@ from common.ingestion_columns import ColumnLayout, read_columns
 from common.ingestion_jsonl import read_jsonl
 from common.labels import LabelSchema
 from common.records import Note
+from common.tag_schemes import split_tag
 from common.text_files import read_lines
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -163,7 +164,9 @@ def detect_format(path: Path | str) -> DetectedFormat:
     if path.suffix in (".txt", ".ann") and path.with_suffix(".ann").exists():
         return DetectedFormat(format=DataFormat.BRAT, reason="A .ann file belongs to the .txt file.")
     first_line = _first_line(path)
-    if first_line.lstrip().startswith("{"):
+    if first_line.lstrip().startswith(("{", "[")) and not _is_row(first_line):
+        if first_line.lstrip().startswith("["):
+            raise DataError("is a JSON array; write JSONL, which has one object a line.", path=path, line=1)
         return DetectedFormat(format=DataFormat.JSONL, reason="The first line opens a JSON object.")
     if path.suffix == ".txt" and not first_line.startswith("#") and len(first_line.split()) > 5:
         raise DataError(
@@ -224,6 +227,11 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise DataError("is an empty folder; put the split's files into it, or leave it out.", path=path)
     return files
+
+
+def _is_row(line: str) -> bool:
+    """Return whether a line that opens with a bracket is the word `{` or `[` with its tag."""
+    return split_tag(line.split()[-1]) is not None
 
 
 def _first_line(path: Path) -> str:

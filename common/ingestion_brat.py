@@ -22,7 +22,7 @@ from common.records import Note
 from common.text_files import read_lines, read_text
 
 DOCUMENT_TABLE = "documents.tsv"
-_TEXT_BOUND = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
+_TEXT_BOUND = re.compile(r"(T\S+)\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)(?:\t(.*))?")
 _OTHER_KINDS = frozenset("REAMN*#")
 
 

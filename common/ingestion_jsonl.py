@@ -88,7 +88,13 @@ def _parse(content: str, path: Path, line: int) -> Mapping[str, object]:
     try:
         record = json.loads(content)
     except json.JSONDecodeError as error:
-        raise DataError(f"is not JSON ({error.msg} at column {error.colno}).", path=path, line=line) from None
+        raise DataError(
+            f"is not JSON ({error.msg} at column {error.colno}); each line must hold one whole object.",
+            path=path,
+            line=line,
+        ) from None
+    except ValueError:
+        raise DataError("holds a number with too many digits.", path=path, line=line) from None
     except RecursionError:
         raise DataError("is nested too deeply for a record.", path=path, line=line) from None
     if not isinstance(record, dict):

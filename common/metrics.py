@@ -11,6 +11,7 @@ words are `O`), and serves to see where the tags are confused, not to compare mo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ class ScoreTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassCounts:
+class ClassCounts(ABC):
     """Tallies of named classes; two of them over the same classes can be added.
 
     Attributes:
@@ -95,9 +96,9 @@ class ClassCounts:
     tallies: Mapping[str, Tally]
 
     @staticmethod
+    @abstractmethod
     def class_names(schema: LabelSchema) -> tuple[str, ...]:
         """Return the classes in the order of the vector."""
-        raise NotImplementedError
 
     @classmethod
     def zeros(cls, schema: LabelSchema) -> Self:

@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         line = before.count(b"\n") + 1
-        raise _not_utf8(path, line, error.start, raw[error.start], not before.isascii()) from error
+        raise _not_utf8(path, line, error.start, raw[error.start], not before.isascii()) from None
 
 
 def _mark_length(raw: bytes, path: Path) -> int:
@@ -73,7 +73,8 @@ def _decode(raw: bytes, path: Path, line: int, offset: int, seen_wide: bool) -> 
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         mixed = seen_wide or not raw[: error.start].isascii()
-        raise _not_utf8(path, line, offset + error.start, raw[error.start], mixed) from error
+        # The decoder's own error carries the line, which is clinical text.
+        raise _not_utf8(path, line, offset + error.start, raw[error.start], mixed) from None
 
 
 def _not_utf8(path: Path, line: int, offset: int, byte: int, mixed: bool) -> DataError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Final
 
@@ -16,6 +16,7 @@ WIDTH: Final = 560
 HEIGHT: Final = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 38
 _MOST_DOTS: Final = 40
+_LEAST_RANGE: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ def line_chart(
         highest: The largest value that can be, a round number, where the axis ends at the latest.
         digits: Decimals in the tooltips.
     """
+    series = [replace(line, values=[_finite(value) for value in line.values]) for line in series]
     values = [value for line in series for value in line.values if value is not None]
     if not values:
         return _figure(title, (), _nothing())
@@ -112,7 +114,9 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
 def _scale(rounds: Sequence[int], values: Iterable[float], *, highest: float, whole: bool) -> _Scale:
     """Return a scale from 0, or from below it where values are, up to the tick that holds them all."""
     low, high = min(0.0, *values), max(0.0, *values)
-    marks = ticks(low, min(high, highest) if high > low else low + 1.0, whole=whole)
+    # A range that no tick could tell from nothing gets the axis of 0 to 1.
+    high = low + 1.0 if high - low < _LEAST_RANGE else min(high, highest)
+    marks = ticks(low, high, whole=whole)
     return _Scale(rounds=rounds, marks=[mark for mark in marks if mark <= highest])
 
 
@@ -133,6 +137,11 @@ def _axes(scale: _Scale) -> str:
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">round</text>')
     return "".join(parts)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return the value, or None where it is not a finite number: a loss that diverged leaves a gap."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _tones(series: Sequence[Series]) -> list[str]:

@@ -23,6 +23,7 @@ from client.ledger_store import LedgerStore
 from client.witness import read_witness
 from common.accounting import Mechanism, PoissonSubsampledGaussian, RDPFilter
 from common.errors import LedgerError, ValidationError
+from common.hash_chain import forge_link
 
 SEED = bytes(range(32))
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
@@ -93,7 +94,7 @@ class TestCharging:
 
         def look(stage: str) -> None:
             database = len(LedgerStore(site.path).read())
-            witness = read_witness(site.witness, KEY.public_key())
+            witness = read_witness(site.witness)
             assert witness is not None
             seen.append((stage, database, witness.sequence))
 
@@ -206,7 +207,7 @@ class TestCharging:
         public = {name for name in dir(Ledger) if not name.startswith("_")}
         assert public == {
             "adopt_witness", "by_job", "charge", "check_echo", "close", "create", "declare", "forecast",
-            "head", "record_spooled", "remaining", "resend", "rounds_left", "spent",
+            "head", "record_spooled", "remaining", "resend", "rotate_key", "rounds_left", "spent",
         }  # fmt: skip
 
     def test_forecasting_writes_nothing(self, site: Site, ledger: Ledger) -> None:
@@ -318,7 +319,7 @@ class TestCrashes:
         with site.open() as ledger:
             assert charges(ledger) == charged
             # The witness has caught up, so that from here on the charge cannot be taken back.
-            witness = read_witness(site.witness, KEY.public_key())
+            witness = read_witness(site.witness)
             assert witness is not None
             assert witness.sequence == 2 + charged
             assert ledger.charge(charge(1)).recharge is (charged == 1)
@@ -362,8 +363,6 @@ def edited(site: Site, old: Path) -> None:
 
 def resealed(site: Site, old: Path) -> None:
     """Edit an entry and mend every hash after it; only the signatures cannot be mended."""
-    from common.hash_chain import forge_link
-
     links = LedgerStore(site.path).read()
     connection = sqlite3.connect(site.path)
     connection.execute("DROP TRIGGER entries_are_final")
@@ -446,7 +445,7 @@ TAMPERING: list[tuple[Callable[[Site, Path], None], str]] = [
     (truncated, r"has seen 4 entries and .* has 2: it was cut or restored from an older copy"),
     (emptied, "its entries were removed"),
     (edited, "entry 3 was changed after it was written"),
-    (resealed, "entry 3 is not signed with this site's key"),
+    (resealed, "entry 3 is not signed with the key that it should be"),
     (retyped, "entry 3 was changed after it was written"),
     (middle_removed, "entry 3 carries number 4"),
     (restored, r"has seen 4 entries and .* has 2"),
@@ -535,6 +534,64 @@ class TestHeads:
         assert ledger.head().to_dict().keys() == {"v", "ledger", "sequence", "hash", "signature"}
 
 
+class TestKeys:
+    new = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+
+    def test_a_new_key_takes_over_what_was_spent(self, site: Site) -> None:
+        with site.open() as ledger:
+            ledger.charge(charge(1))
+            echo = ledger.head()
+            ledger.rotate_key(self.new)
+            ledger.charge(charge(2), echo=echo)
+        with site.open(key=self.new) as ledger:
+            assert charges(ledger) == 2
+            ledger.charge(charge(3), echo=echo)
+        with pytest.raises(LedgerError, match="not kept with this site's key"):
+            site.open()
+
+    def test_a_crash_while_rotating_leaves_the_new_key(self, site: Site) -> None:
+        def stop(stage: str) -> None:
+            if stage == "before-witness":
+                raise KeyboardInterrupt
+
+        with site.open(on_stage=stop) as ledger, pytest.raises(KeyboardInterrupt):
+            ledger.rotate_key(self.new)
+        with site.open(key=self.new) as ledger:  # The witness is still the old key's.
+            ledger.charge(charge(1))
+
+    def test_the_old_key_signs_nothing_after_the_new_one(self, site: Site) -> None:
+        with site.open() as ledger:
+            ledger.rotate_key(self.new)
+        self.forge(site, KEY, "charge", charge(1).to_body())
+        with pytest.raises(LedgerError, match="entry 4 is not signed with the key that it should be"):
+            site.open(key=self.new)
+
+    def test_no_stranger_hands_a_ledger_over_to_a_site(self, site: Site) -> None:
+        from client.ledger_book import key_body
+
+        stranger = Ed25519PrivateKey.generate()
+        site.path.unlink()
+        site.witness.unlink()
+        Ledger.create(path=site.path, witness=site.witness, key=stranger)
+        elsewhere = key_body("0" * 64, KEY)  # A consent of this site, taken from another place.
+        self.forge(site, stranger, "key", elsewhere)
+        with pytest.raises(LedgerError, match="hands over to a key that did not consent"):
+            site.open()
+
+    def forge(self, site: Site, key: Ed25519PrivateKey, kind: str, body: str) -> None:
+        last = LedgerStore(site.path).read()[-1]
+        link = forge_link(
+            domain="fedward ledger v1",
+            sequence=last.sequence + 1,
+            kind=kind,
+            time=last.time,
+            body=body,
+            previous=last.hash,
+            key=key,
+        )
+        LedgerStore(site.path).append(link)
+
+
 class TestWitness:
     def test_an_older_witness_is_refused_until_the_operator_takes_it(self, site: Site) -> None:
         old = site.witness.read_bytes()
@@ -596,8 +653,15 @@ class TestFiles:
             site.open()
         assert list(site.path.parent.iterdir()) == []
 
+    def test_a_database_that_vanishes_does_not_come_back_empty(self, site: Site) -> None:
+        link = LedgerStore(site.path).read()[-1]
+        site.path.unlink()
+        with pytest.raises(LedgerError, match="cannot be opened"):
+            LedgerStore(site.path).append(link)
+        assert not site.path.exists()
+
     def test_another_key_does_not_open_it(self, site: Site) -> None:
-        with pytest.raises(LedgerError, match="not signed with this site's key"):
+        with pytest.raises(LedgerError, match="not kept with this site's key"):
             site.open(key=Ed25519PrivateKey.generate())
 
     def test_two_agents_do_not_share_one(self, site: Site) -> None:

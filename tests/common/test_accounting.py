@@ -137,6 +137,19 @@ def test_both_directions_of_the_relation_are_composed(q: float, noise: float, st
             assert prv.cdf(t) == pytest.approx(np.mean(loss <= t), abs=0.01)
 
 
+def test_the_worse_direction_counts_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from common import privacy_loss
+
+    part = [steps_of(0.2, 1.5, 1)]
+    for worse in (True, False):
+        monkeypatch.setattr(
+            privacy_loss,
+            "_direction",
+            lambda parts, *, delta, removed, worse=worse: 5.0 if removed is worse else 1.0,
+        )
+        assert privacy_loss.prv_epsilon(part, delta=DELTA) == 5.0
+
+
 def test_different_mechanisms_compose() -> None:
     parts: list[Mechanism] = [steps_of(0.2, 2.0, 40), steps_of(0.1, 1.0, 20), Gaussian(noise_multiplier=8.0)]
     ours = plan_epsilon(parts, delta=DELTA, unit="record").epsilon

@@ -42,7 +42,7 @@ def test_unsigned_logs_are_chained_too(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     filled(path, key=None)
     assert len(verify(path)) == 5
-    with pytest.raises(DataError, match=r"audit.jsonl, line 1: .*not signed"):
+    with pytest.raises(DataError, match=r"audit.jsonl, line 1: .*not signed with the key"):
         verify(path, key=KEY.public_key())
 
 

@@ -98,7 +98,7 @@ def test_brat_offsets_give_the_mentions_of_the_annotations(name):
         assert sorted(note.text[span.start : span.end] for span in note.spans) == mentions
 
 
-# A border inside a word is rare: `DominguezCorreo` and the like, where the source lost a space.
+# A border inside a word is rare: the source lost a space there, or the annotation missed a letter.
 @pytest.mark.parametrize(
     ("name", "most_widened"),
     [("ncbi-disease-iob", 0), ("bc5cdr-iob", 0), ("ncbi-disease-brat", 0), ("meddocan-brat", 3)],

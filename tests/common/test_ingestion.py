@@ -91,6 +91,7 @@ def test_splits_that_are_not_required_may_be_absent(tmp_path):
         ),
         ({"devel.tsv": COLUMNS, "dev.tsv": COLUMNS}, "several candidates for devel"),
         ({"train.tsv": ""}, "train.tsv: is empty"),
+        ({"train.json": '[\n  {"text": "flu"}\n]'}, "train.json, line 1: is a JSON array; write JSONL"),
         ({"train/.keep": ""}, "train: is an empty folder"),
         (
             {"train/a.txt": "No fever was seen in this patient."},
@@ -117,6 +118,7 @@ def test_every_detection_says_why(tmp_path):
     assert "JSON object" in detect_format(write(tmp_path / "a", "\n" + JSONL)).reason
     assert "no JSON object" in detect_format(write(tmp_path / "b", COLUMNS)).reason
     write(tmp_path / "c" / "x.ann", "")
+    assert "no JSON object" in detect_format(write(tmp_path / "d", "[\tO\n{\tO\n")).reason
     assert ".ann" in detect_format(tmp_path / "c").reason
 
 

@@ -60,6 +60,7 @@ def test_notes_without_id_are_numbered_and_blank_lines_are_skipped(tmp_path):
     ("bad", "message"),
     [
         ("{", "line 2: is not JSON"),
+        ('{"text": ' + "9" * 5000 + "}", "line 2: holds a number with too many digits"),
         ("[1]", "line 2: must be a JSON object"),
         ("[" * 100_000, "line 2: (is nested too deeply|is not JSON)"),
         ({"spans": []}, "line 2: field text must be a non-empty text"),

@@ -163,7 +163,7 @@ for number in range(first, first + 100_000):
 
 def test_killed_at_any_moment_the_newest_file_is_whole(tmp_path):
     generator, last = random.Random(11), 0
-    for _ in range(8):
+    for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
         )
@@ -184,3 +184,65 @@ def test_killed_at_any_moment_the_newest_file_is_whole(tmp_path):
         assert (loaded.optimizer_state["momentum"] == loaded.round).all()
         assert list(loaded.history) == [{"round": loaded.round}]
         last = loaded.round
+
+
+CRASHES = """
+import os
+import pathlib
+import signal
+import sys
+import numpy as np
+from safetensors.numpy import save
+import server.checkpoint
+from server.checkpoint import Checkpoint, CheckpointStore
+
+def die(*ignored, **also_ignored):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(arrays, filename, metadata):
+    content = save(arrays, metadata)
+    pathlib.Path(filename).write_bytes(content[: len(content) // 2])
+    die()
+
+def at_second(call):
+    calls = []
+    return lambda *args: die() if calls else (calls.append(1), call(*args))
+
+points = {
+    "write": lambda: setattr(server.checkpoint, "save_file", half),
+    "first fsync": lambda: setattr(os, "fsync", die),
+    "rename": lambda: setattr(os, "replace", die),
+    "second fsync": lambda: setattr(os, "fsync", at_second(os.fsync)),
+    "prune": lambda: setattr(CheckpointStore, "_prune", die),
+}
+for name, arm in points.items():
+    store = CheckpointStore(os.path.join(sys.argv[1], name), keep=1)
+    make = lambda n: Checkpoint(round=n, weights=np.full(9999, n, np.float32), plan_hash="a", run_id="b")
+    store.save(make(1))
+    child = os.fork()
+    if not child:
+        arm()
+        store.save(make(2))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    loaded = store.latest(on_skip=sys.exit)
+    assert (loaded.weights == loaded.round).all()
+    print(name, os.WTERMSIG(status), loaded.round, sep=",")
+    store.save(make(3))
+    assert os.listdir(store.folder) == ["round-000003.safetensors"]
+"""
+
+
+def test_killed_at_each_step_of_a_save(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES, str(tmp_path)], capture_output=True, cwd=ROOT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kill = int(signal.SIGKILL)
+    assert done.stdout.splitlines() == [
+        f"write,{kill},1",
+        f"first fsync,{kill},1",
+        f"rename,{kill},1",
+        f"second fsync,{kill},2",
+        f"prune,{kill},2",
+    ]
