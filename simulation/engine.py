@@ -109,6 +109,7 @@ def simulate(
     watch: RunWatch | None = None,
     host: ModelHost | None = None,
     device: str = "auto",
+    engine: str = "inprocess",
 ) -> dict[str, Any]:
     """Run a federation in this process and leave a run folder in `out`.
 
@@ -122,11 +123,14 @@ def simulate(
         watch: Shows the progress.
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
+        engine: What runs the sites; `inprocess` is the one that is here.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
         RoundError: A round could not be completed; the run can be resumed.
     """
+    if engine != "inprocess":
+        raise InputError(f"The engine {engine!r} is not part of this installation; use --engine inprocess.")
     set_threads(plan)
     federation = federate(plan, data.train)
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
