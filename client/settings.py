@@ -82,10 +82,10 @@ class SiteTable(_RequiredSection):
 
     title = "site"
     name: str = _required(require_text)
-    data: Path = _required(_path)
-    roster: Path = _required(_path)
-    spool: Path = _required(_path)
-    plan: Path | None = _optional(None, lambda name, value: value if value is None else _path(name, value))
+    data: Path = _required(_path)  # noqa: RUF009
+    roster: Path = _required(_path)  # noqa: RUF009
+    spool: Path = _required(_path)  # noqa: RUF009
+    plan: Path | None = _optional(None, lambda name, value: value if value is None else _path(name, value))  # noqa: RUF009
     device: str = _optional("auto", require_text)
 
 
@@ -94,7 +94,7 @@ class KeysTable(_RequiredSection):
     """The site's keys."""
 
     title = "keys"
-    identity: Path = _required(_path)
+    identity: Path = _required(_path)  # noqa: RUF009
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +173,7 @@ def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
     plan, roster = _agreement(settings, plan_path)
     key = _checked_key(settings, plan, roster)
     notes = _training_notes(settings, plan)
+    site.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Site(
         name=site.name,
         plan=plan,

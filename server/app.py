@@ -21,10 +21,9 @@ from rich.console import Console
 from common.errors import FedwardError, InputError
 from common.host import ModelHost, schema_of
 from common.ingestion import read_dataset
-from common.plan import Plan, read_plan
+from common.plan import read_plan
 from common.roster import read_roster
-from server.federation import FederationJob, run_federation
-from server.run_folder import RunFolder
+from server.federation import FederationJob, open_run, run_federation
 from server.watch import ConsoleWatch
 
 PULLERS = 4
@@ -36,7 +35,9 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 
 
-def make_server_app(job_of: JobFactory, *, nodes: int = 0, on_result: Callable[[Any], None] | None = None) -> ServerApp:
+def make_server_app(
+    job_of: JobFactory, *, nodes: int = 0, on_result: Callable[[Any], None] | None = None
+) -> ServerApp:
     """Make a ServerApp that runs one federation.
 
     Args:
@@ -77,8 +78,8 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
     roster.require_digest(plan.federation.roster_sha256)
     data = read_dataset(_path(config, "data"), schema_of(plan), required=("test",))
     host = ModelHost.build(plan)
-    console = Console()
-    with _folder(out, plan, resume) as folder, ConsoleWatch.on(console, plan.federation.rounds) as watch:
+    watching = ConsoleWatch.on(Console(), plan.federation.rounds)
+    with open_run(plan, out, resume=resume) as folder, watching as watch:
         yield FederationJob(
             plan=plan,
             roster=roster,
@@ -89,11 +90,6 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
             listener=watch,
             pullers=PULLERS,
         )
-
-
-def _folder(out: Path, plan: Plan, resume: bool) -> RunFolder:
-    """Begin the run's folder, or open the one that is there."""
-    return RunFolder.open(out) if resume else RunFolder.create(out, plan.to_toml())
 
 
 def _path(config: Mapping[str, Any], key: str) -> Path:

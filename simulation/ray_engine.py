@@ -18,7 +18,6 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,9 @@ class Placement:
             InputError: The device is a certain GPU; Ray deals the GPUs out itself.
         """
         if device.startswith("cuda:"):
-            raise InputError(f"--device is {device!r}; Ray deals out all GPUs itself, so give auto, cuda or cpu.")
+            raise InputError(
+                f"--device is {device!r}; Ray deals out all GPUs itself, so give auto, cuda or cpu."
+            )
         gpus = torch.cuda.device_count() if device != "cpu" else 0
         cores = len(os.sched_getaffinity(0))
         workers = min(sites, gpus or cores)
@@ -120,9 +121,7 @@ class RaySites:
         return lambda request: ray.get(actor.handle.remote(partition, request))  # type: ignore[no-any-return]
 
 
-def run_with_ray(
-    job: FederationJob, makers: Sequence[SiteMaker], *, device: str = "auto"
-) -> dict[str, Any]:
+def run_with_ray(job: FederationJob, makers: Sequence[SiteMaker], *, device: str = "auto") -> dict[str, Any]:
     """Run a federation through Flower's simulation engine.
 
     Args:
@@ -170,9 +169,9 @@ def _start_sites(plan: Plan, makers: Sequence[SiteMaker], placement: Placement) 
     actor_class = ray.remote(SiteWorker)
     run = secrets.token_hex(4)
     actors = [
-        actor_class.options(
-            name=f"fedward-{run}-sites-{number}", num_cpus=0, num_gpus=placement.gpus
-        ).remote(plan, dict(list(enumerate(makers))[number :: placement.workers]), placement)
+        actor_class.options(name=f"fedward-{run}-sites-{number}", num_cpus=0, num_gpus=placement.gpus).remote(
+            plan, dict(list(enumerate(makers))[number :: placement.workers]), placement
+        )
         for number in range(placement.workers)
     ]
     ray.get([actor.ready.remote() for actor in actors])
