@@ -127,6 +127,24 @@ class Roster:
             out.raw(member.public_units.to_bytes(8), 8)
         return hashlib.sha256(out.finish()).digest()
 
+    def require_digest(self, roster_sha256: str) -> None:
+        """Raise unless this is the roster that a plan names in `federation.roster_sha256`.
+
+        Raises:
+            PlanError: The plan names another roster, or none.
+        """
+        own = self.digest().hex()
+        if not roster_sha256:
+            raise PlanError(
+                "The plan names no roster, so that its members could be exchanged unseen; set "
+                f'federation.roster_sha256 to "{own}".'
+            )
+        if own != roster_sha256:
+            raise PlanError(
+                f"The plan is for the roster with federation.roster_sha256 {roster_sha256[:16]!r}..., but the "
+                f"roster given has {own[:16]!r}...; use the roster that belongs to the plan."
+            )
+
     def with_member(self, member: Member) -> Roster:
         """Return a roster with one more member."""
         return Roster((*self.members, member))

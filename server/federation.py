@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
+from common.errors import PlanError
 from common.host import ModelHost
 from common.model import save_model
-from common.plan import Plan
+from common.plan import Plan, read_plan
 from common.prediction import Evaluation, evaluate
 from common.records import Note
 from common.roster import Roster
@@ -99,6 +101,26 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
         result = _finish(job, state, trackers.warnings, seconds=time.monotonic() - started)
         trackers.log_result(result)
     return result
+
+
+def open_run(plan: Plan, out: Path, *, resume: bool, replace_run: bool = False) -> RunFolder:
+    """Begin a run in a folder, or open the one that is there.
+
+    Raises:
+        PlanError: The run to resume is of another plan.
+        InputError: The folder cannot be used.
+    """
+    if not resume:
+        return RunFolder.create(out, plan.to_toml(), replace=replace_run)
+    folder = RunFolder.open(out)
+    # Asked here too, because a run that was killed early has no checkpoint that would tell.
+    if read_plan(folder.plan_path).hash != plan.hash:
+        folder.close()
+        raise PlanError(
+            f"The plan given is not the one of the run in {folder.path} (or the training notes are others); "
+            "resume with the same plan, --set values and data, or start a new run in another folder."
+        )
+    return folder
 
 
 def vector_evaluator(

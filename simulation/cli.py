@@ -145,6 +145,23 @@ def synthesize(
 
 
 @app.command()
+def sites(
+    plan: PlanFile,
+    data: DataFolder,
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the sites and the server.")],
+    overrides: Overrides = None,
+    superlink: Annotated[str, typer.Option(help="Host and port of the SuperLink.")] = "127.0.0.1:8000",
+) -> None:
+    """Write the folders of a real federation on this machine: records, keys, site.toml, roster and plan."""
+    parsed = read_plan(plan, overrides or ())
+    from simulation.engine import read_data
+    from simulation.sites import write_sites
+
+    roster = write_sites(parsed, read_data(data, parsed), out, superlink=superlink)
+    console.print(f"Wrote {len(roster)} sites, the roster and the plan to {out}.", soft_wrap=True)
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the run; an earlier demo there is replaced.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,20 @@ from flwr.app import Context
 
 from client.app import Handler, make_client_app
 from client.site import Site
+from client.trainer import Progress
+from common.errors import InputError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
-from common.plan import Plan
+from common.plan import ENGINES, Plan
 from common.records import Note
 from common.roster import Member, Roster
-from server.federation import FederationJob, run_federation
-from server.run_folder import RunFolder
+from common.validation import require_choice
+from server.app import PULLERS
+from server.federation import FederationJob, open_run, run_federation
 from simulation.faults import FaultSchedule
 from simulation.grid import InProcessGrid
 from simulation.partition import partition
+from simulation.ray_engine import require_ray, run_with_ray
 from simulation.watch import RunWatch
 
 
@@ -62,6 +66,12 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
     Raises:
         InputError: The notes cannot be divided as asked.
     """
+    minimum = plan.federation.minimum_cohort
+    if plan.simulation.sites < minimum:
+        raise InputError(
+            f"simulation.sites is {plan.simulation.sites}, fewer than federation.minimum_cohort, which is {minimum}; "
+            "no round could ever be completed, so raise the one or lower the other."
+        )
     shares = split_notes(plan, train)
     names = [f"site-{i + 1}" for i in range(len(shares))]
     keys = {name: _identity_key(plan.seed, name) for name in names}
@@ -102,8 +112,9 @@ def simulate(
     watch: RunWatch | None = None,
     host: ModelHost | None = None,
     device: str = "auto",
+    engine: str = "inprocess",
 ) -> dict[str, Any]:
-    """Run a federation in this process and leave a run folder in `out`.
+    """Run a federation on this machine and leave a run folder in `out`.
 
     Args:
         plan: The plan.
@@ -115,24 +126,25 @@ def simulate(
         watch: Shows the progress.
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
+        engine: `inprocess`, or `ray` for Flower's own engine on many cores or GPUs; it gives the same weights.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
         RoundError: A round could not be completed; the run can be resumed.
     """
+    require_choice("engine", engine, ENGINES)
+    if engine == "ray":
+        require_ray()
+        if faults:
+            raise InputError(
+                "Faults strike in the in-process engine alone; leave out --engine ray or --fault."
+            )
     set_threads(plan)
     federation = federate(plan, data.train)
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
     host = host or ModelHost.build(federation.plan, device=device)
     watch = watch or RunWatch.silent(plan.federation.rounds)
     with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
-        sites = make_sites(federation, host, folder.path / "spool", watch)
-        grid = InProcessGrid(
-            make_client_app(_handlers(sites)),
-            sites,
-            faults=schedule,
-            on_crash=lambda site: sites[site].forget(),
-        )
         job = FederationJob(
             plan=federation.plan,
             roster=federation.roster,
@@ -141,37 +153,78 @@ def simulate(
             devel=data.devel,
             test=data.test,
             listener=watch,
-            pullers=1,
+            pullers=1 if engine == "inprocess" else PULLERS,
         )
-        result = run_federation(grid, job)
+        spool = folder.path.resolve() / "spool"
+        if engine == "ray":
+            result = run_with_ray(job, site_makers(federation, spool), device=device)
+        else:
+            sites = make_sites(federation, host, spool, watch)
+            grid = InProcessGrid(
+                make_client_app(_handlers(sites)),
+                sites,
+                faults=schedule,
+                on_crash=lambda site: sites[site].forget(),
+            )
+            result = run_federation(grid, job)
         shutil.rmtree(folder.path / "spool", ignore_errors=True)
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteMaker:
+    """What a site is made of besides the model, in a form that another process can be given.
+
+    Attributes:
+        name: The site's name.
+        plan: The plan.
+        roster: The roster.
+        notes: The site's training notes.
+        spool: The site's own folder.
+        key: The identity key's 32 private bytes; a simulation's are not secret.
+    """
+
+    name: str
+    plan: Plan
+    roster: Roster
+    notes: Sequence[Note] = field(repr=False)
+    spool: Path
+    key: bytes = field(repr=False)
+
+    def __call__(self, host: ModelHost, on_step: Callable[[str, Progress], None] | None = None) -> Site:
+        """Make the site around a model."""
+        return Site(
+            name=self.name,
+            plan=self.plan,
+            roster=self.roster,
+            notes=self.notes,
+            host=host,
+            spool=self.spool,
+            identity_key=Ed25519PrivateKey.from_private_bytes(self.key),
+            on_step=on_step,
+        )
+
+
+def site_makers(federation: SimulatedFederation, spool: Path) -> list[SiteMaker]:
+    """Return what makes each site, in the order of the partitions."""
+    return [
+        SiteMaker(
+            name=name,
+            plan=federation.plan,
+            roster=federation.roster,
+            notes=notes,
+            spool=spool / name,
+            key=federation.keys[name].private_bytes_raw(),
+        )
+        for name, notes in federation.notes.items()
+    ]
 
 
 def make_sites(
     federation: SimulatedFederation, host: ModelHost, spool: Path, watch: RunWatch
 ) -> dict[str, Site]:
     """Make every site of a federation around one shared model."""
-    return {
-        name: Site(
-            name=name,
-            plan=federation.plan,
-            roster=federation.roster,
-            notes=notes,
-            host=host,
-            spool=spool / name,
-            identity_key=federation.keys[name],
-            on_step=watch.on_step,
-        )
-        for name, notes in federation.notes.items()
-    }
-
-
-def open_run(plan: Plan, out: Path, *, resume: bool, replace_run: bool = False) -> RunFolder:
-    """Begin a run in a folder, or open the one that is there."""
-    if resume:
-        return RunFolder.open(out)
-    return RunFolder.create(out, plan.to_toml(), replace=replace_run)
+    return {maker.name: maker(host, watch.on_step) for maker in site_makers(federation, spool)}
 
 
 def set_threads(plan: Plan) -> None:
