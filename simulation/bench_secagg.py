@@ -41,6 +41,7 @@ from server.secure_aggregation import SecureAggregationServer
 _PEERS = 9
 _MIB = 1 << 20
 _COHORT_VALUES = 10_000
+_QUICK_COHORTS = [(10, 0.2), (100, 0.0), (100, 0.2)]
 
 _MODEL_VALUES = 22_000_000
 """Parameters of the embedded encoder. Smaller vectors flatter Flower's side: its arrays then stay in the
@@ -75,7 +76,7 @@ def run(quick: bool) -> dict[str, float]:
     numbers |= _measure_wire(_MODEL_VALUES)
     numbers["mask.peak_memory_ratio"] = _in_child(_measure_memory, _MODEL_VALUES)
     if quick:
-        numbers |= _measure_cohorts([(10, 0.0), (10, 0.2), (100, 0.0), (100, 0.2)])
+        numbers |= _measure_cohorts(_QUICK_COHORTS)
         return numbers
     numbers |= _measure_unmasking(_MODEL_VALUES, sites=20, dropped=4)
     sizes = [(sites, share) for sites in (10, 100, 1000) for share in (0.0, 0.05, 0.2)]
