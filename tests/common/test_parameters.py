@@ -57,6 +57,15 @@ def test_another_length_is_refused_and_changes_nothing(shape):
     assert np.array_equal(read_vector(model), before)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_and_change_nothing(value):
+    model = small()
+    before = read_vector(model)
+    with pytest.raises(DecodeError, match="not finite"):
+        write_vector(model, np.full(30, value, dtype=np.float32))
+    assert np.array_equal(read_vector(model), before)
+
+
 def test_a_model_with_nothing_to_train():
     model = small().requires_grad_(False)
     assert read_vector(model).shape == (0,)

@@ -96,6 +96,7 @@ def test_the_models_mode_is_restored(encoding, lexicon, make_notes, training):
     assert lexicon.training is training
 
 
+@pytest.mark.slow
 def test_a_note_of_100000_words(encoding, lexicon):
     words = ["the"] * 100_000
     places = range(0, 100_000, 997)
