@@ -2,6 +2,7 @@
 
 import io
 import tomllib
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def bundle():
     for package in ("client", "common", "server", "simulation"):
         files |= {str(path.relative_to(ROOT)): path for path in (ROOT / package).glob("*.py")}
     files |= dict.fromkeys(PRIVATE, b"{}")
-    content, _ = build_fab_from_files(files)
+    with warnings.catch_warnings():
+        # flwr 1.42 asks pathspec for a kind of pattern that pathspec 1.0 has renamed.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        content, _ = build_fab_from_files(files)
     return zipfile.ZipFile(io.BytesIO(content)).namelist()
 
 

@@ -55,7 +55,7 @@ def test_placement_gives_each_actor_a_gpu(monkeypatch, make_plan):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own: it leaves sockets and files to the interpreter.
 def test_ray_and_this_process_give_the_same_weights(tmp_path, make_plan, make_data):
-    plan, data = make_plan(federation__minimum_cohort=3), make_data()
+    plan, data = make_plan(federation__minimum_cohort=3, federation__train_deadline=600.0), make_data()
     here = simulate(plan, data, tmp_path / "here", device="cpu")
     ray = simulate(plan, data, tmp_path / "ray", device="cpu", engine="ray")
     weights = [CheckpointStore(tmp_path / name / "checkpoints").load(2).weights for name in ("here", "ray")]
@@ -75,6 +75,8 @@ def test_secure_aggregation_needs_each_site_in_one_process(tmp_path, make_plan, 
         federation__rounds=1,
         federation__minimum_cohort=3,
         federation__attempts=1,
+        federation__train_deadline=600.0,
+        federation__exchange_deadline=600.0,
         secure_aggregation__enabled=True,
         secure_aggregation__dropout_tolerance=0.0,
     )
