@@ -19,6 +19,9 @@ _QUIET_FLOWER = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 
+_INTERRUPTED = 130
+"""The shell's exit code for a command that was stopped by Ctrl-C."""
+
 
 def run_command(app: typer.Typer) -> NoReturn:
     """Run a command line and exit; a fedward error becomes its sentence on standard error, without a traceback."""
@@ -27,6 +30,9 @@ def run_command(app: typer.Typer) -> NoReturn:
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:
+            # typer turns Ctrl-C into this exit code by itself.
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except FedwardError as error:
         errors.print(str(error), markup=False)
@@ -36,7 +42,7 @@ def run_command(app: typer.Typer) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         errors.print("Stopped. A run that was under way can be continued with --resume.")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except OSError as error:
         # A full disk or a forbidden folder is the user's to mend, so it is told without a traceback.
         errors.print(f"{error.filename or 'A file'}: {error.strerror or type(error).__name__}.", markup=False)

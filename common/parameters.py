@@ -65,13 +65,17 @@ def write_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
     """Copy a flat float32 vector, `(parameters,)`, into the trained parameters.
 
     Raises:
-        DecodeError: The vector's length is not the model's.
+        DecodeError: The vector's length is not the model's, or a number in it is not finite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     expected = sum(p.numel() for p in trained)
     if vector.shape != (expected,):
         raise DecodeError(
             f"A model vector has shape {vector.shape}; this model has {expected} trained parameters."
+        )
+    if not np.isfinite(vector).all():
+        raise DecodeError(
+            "A model vector holds numbers that are not finite; training has diverged where it was made."
         )
     source = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32))
     offset = 0

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import AbortError
+from common.errors import AbortError, FedwardError
 from common.files import write_atomically
 from common.messages import CONFIRM, SHARE_KEYS, TRAIN, UNMASK, UPLOAD, Envelope
 from common.plan import Plan
@@ -91,7 +91,9 @@ class SecureAggregator:
             except AbortError as error:
                 _log.warning("Round %d, attempt %d: %s", context.round, context.attempt, error)
                 if server.confirming:
-                    raise SumLostError(f"Round {context.round} lost its sum after sites had confirmed.") from error
+                    raise SumLostError(
+                        f"Round {context.round} lost its sum after sites had confirmed."
+                    ) from error
                 trained = self._retrain(request, trained)
                 continue
             return RoundSum(
@@ -103,7 +105,7 @@ class SecureAggregator:
     ) -> OpenedSum:
         """Run the exchanges of one attempt after `train`."""
         for site, reply in trained.items():
-            self._take(lambda s=site, r=reply: server.add_advert(s, r.payload("advert")), site)
+            _add_advert(server, site, reply)
         adverts = server.close_adverts()
         self._ask(
             SHARE_KEYS,
@@ -149,20 +151,17 @@ class SecureAggregator:
         self._ask(TRAIN, sorted(trained), request, lambda site: header, again.__setitem__)
         return again
 
-    def _ask(self, kind: str, sites: Any, request: RoundRequest, header: Any, on_reply: Any) -> None:
+    def _ask(
+        self,
+        kind: str,
+        sites: Sequence[str],
+        request: RoundRequest,
+        header: Callable[[str], Mapping[str, Any]],
+        on_reply: Callable[[str, Envelope], None],
+    ) -> None:
+        """Run one exchange under the plan's deadline."""
         deadline = self.plan.federation.exchange_deadline
         self.conversation.ask(kind, sites, request, header=header, deadline=deadline, on_reply=on_reply)
-
-    def _take(self, action: Any, site: str) -> None:
-        """Do something with one site's answer; a site whose answer is not usable is left out."""
-        from common.errors import FedwardError
-
-        try:
-            action()
-        except AbortError:
-            raise
-        except FedwardError as error:
-            _log.warning("The advert of %s is left out: %s", site, error)
 
     def _open_context(self) -> AttemptContext:
         if self._context is None:
@@ -175,3 +174,13 @@ class SecureAggregator:
             return 0
         kept = json.loads(self.record.read_text("utf-8"))
         return int(kept["attempt"]) if kept["round"] == server_round else 0
+
+
+def _add_advert(server: SecureAggregationServer, site: str, reply: Envelope) -> None:
+    """Take a site's advert; a site whose advert is not usable is left out of the attempt."""
+    try:
+        server.add_advert(site, reply.payload("advert"))
+    except AbortError:
+        raise
+    except FedwardError as error:
+        _log.warning("The advert of %s is left out: %s", site, error)
