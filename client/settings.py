@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -34,14 +34,16 @@ from client.approvals import Approvals
 from client.keys import load_identity_key
 from client.plan_facts import facts_of
 from client.policy import Policy
-from client.site import Site
 from common.errors import DataError, PlanError, ValidationError
-from common.host import ModelHost, schema_of
 from common.ingestion import find_split, read_split
+from common.messages import HELLO, Envelope
 from common.plan import Plan, Section, read_plan
 from common.records import Note
 from common.roster import Roster, read_roster
 from common.validation import require_known_keys, require_text
+
+if TYPE_CHECKING:
+    from client.site import Site
 
 
 def _required(check: Callable[[str, object], Any]) -> Any:
@@ -167,8 +169,30 @@ def open_site(path: Path | str, plan_path: Path | str = "") -> Site:
         return _open[name]
 
 
+def introduce(path: Path | str, plan_path: Path | str = "") -> Envelope:
+    """Return a site's answer to `hello`, without its records and its model.
+
+    A node is asked within seconds, and Flower starts a new process for it, which must not wait for torch.
+
+    Args:
+        path: The `site.toml`.
+        plan_path: As for `open_site`.
+
+    Raises:
+        PlanError, InputError, PolicyError: As for `open_site`.
+    """
+    settings = read_settings(path)
+    plan, roster = _agreement(settings, plan_path)
+    _checked_key(settings, plan, roster)
+    return Envelope(kind=HELLO, header={"site": settings.site.name, "plan_hash": plan.hash})
+
+
 def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
     """Make the site, cheapest checks first."""
+    # torch comes in here, in the process that trains.
+    from client.site import Site
+    from common.host import ModelHost
+
     site = settings.site
     plan, roster = _agreement(settings, plan_path)
     key = _checked_key(settings, plan, roster)
@@ -214,6 +238,8 @@ def _checked_key(settings: SiteSettings, plan: Plan, roster: Roster) -> Ed25519P
 
 def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:
     """Read the site's training notes."""
+    from common.host import schema_of
+
     split = find_split(settings.site.data, "train")
     if split is None:
         raise DataError(

@@ -22,6 +22,9 @@ from common.flower import from_record_dict, message_type, to_record_dict
 from common.messages import Envelope, refusal_of
 
 _log = logging.getLogger(__name__)
+NODE_ERROR = "node-error"
+"""The code of a node that Flower says has failed or not answered in time."""
+
 _POLL_SECONDS = 0.1
 
 
@@ -110,7 +113,7 @@ class Exchange:
             except Exception:
                 # A puller that died would leave the other sites' replies unread until the deadline.
                 _log.exception("The reply of node %d could not be pulled", node)
-                _offer(ready, (node, refusal_of(kind, "node-error")), stop)
+                _offer(ready, (node, refusal_of(kind, NODE_ERROR)), stop)
                 continue
             if not replies:
                 waiting.put((message_id, node, kind))
@@ -134,7 +137,7 @@ def _offer(
 def _decode(message: Message, kind: str) -> Envelope:
     """Return the reply's envelope, or one that carries a code."""
     if message.has_error():
-        return refusal_of(kind, "node-error")
+        return refusal_of(kind, NODE_ERROR)
     try:
         envelope = from_record_dict(message.content)
     except FedwardError as error:

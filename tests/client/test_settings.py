@@ -166,7 +166,9 @@ def test_a_plan_is_opened_once_it_is_approved(site):
 
 
 def test_facts_of_a_private_plan(make_plan):
-    plan = make_plan(privacy__noise_multiplier=1.0, privacy__steps=4, privacy__q=0.1, privacy__reserve_rounds=1)
+    plan = make_plan(
+        privacy__noise_multiplier=1.0, privacy__steps=4, privacy__q=0.1, privacy__reserve_rounds=1
+    )
     facts = facts_of(plan, sites=3)
     assert (facts.unit, facts.most_steps, facts.noise_multiplier) == ("record", 6, 1.0)
     assert facts.epsilon is not None
