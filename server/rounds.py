@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import FedwardError, RoundError
+from common.errors import DecodeError, FedwardError, RoundError
 from common.messages import TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.plan import Plan
@@ -156,6 +156,9 @@ class PlainAggregator:
         def fold(site: str, reply: Envelope) -> None:
             if site in sites:
                 raise RoundError(f"{site} uploaded twice.")
+            # Checked against the model: the first reply must not decide for all others what fits.
+            if reply.vector(DELTA, np.float32).shape != request.vector.shape:
+                raise DecodeError(f"{site} uploaded a change of another length than the model's.")
             total.add(
                 {name: reply.vector(name, np.float32) for name in reply.arrays}, self.roster.weight(site)
             )
