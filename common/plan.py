@@ -72,6 +72,18 @@ def _require_string(name: str, value: object) -> str:
     return value
 
 
+_SINGLE_UPDATE_RULES = ("krum", "multi_krum", "median", "trimmed_mean", "bulyan")
+
+
+def _require_optimizer(name: str, value: object) -> str:
+    if isinstance(value, str) and value.lower() in _SINGLE_UPDATE_RULES:
+        raise ValidationError(
+            f"{name} is {value!r}; rules that compare single updates cannot be used, because secure aggregation "
+            f"opens their sum alone. Use one of {', '.join(SERVER_OPTIMIZERS)}."
+        )
+    return require_choice(name, value, SERVER_OPTIMIZERS)
+
+
 def _require_labels(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValidationError(f"{name} is {value!r}; it must be a list of at least one entity type.")
@@ -161,7 +173,7 @@ class Federation(Section):
     rounds: int = _int(8, 1, 100_000)
     local_epochs: int = _int(1, 0, 1000)
     local_steps: int = _int(0, 0, 1_000_000)
-    optimizer: str = _choice("fedavg", SERVER_OPTIMIZERS)
+    optimizer: str = _checked("fedavg", _require_optimizer)
     server_learning_rate: float = _float(1.0, 0.0, 100.0, above=True)
     server_momentum: float = _float(0.9, 0.0, 0.9999)
     beta1: float = _float(0.9, 0.0, 0.9999)
