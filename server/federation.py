@@ -52,7 +52,7 @@ class FederationJob:
         devel: Development notes of the server; the best round is chosen on them. May be empty.
         test: Test notes, looked at once, after the choice.
         listener: Watches the run.
-        pullers: Threads that pull replies at once.
+        pullers: Threads that pull replies at once; 0 for a grid in this process.
         warnings: Sentences that a reader of the report must see first.
     """
 

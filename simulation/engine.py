@@ -153,7 +153,7 @@ def simulate(
             devel=data.devel,
             test=data.test,
             listener=watch,
-            pullers=1 if engine == "inprocess" else PULLERS,
+            pullers=0 if engine == "inprocess" else PULLERS,
         )
         spool = folder.path.resolve() / "spool"
         if engine == "ray":
