@@ -5,6 +5,7 @@ OUT/
 ├── plan.toml             the plan, bound to the roster
 ├── roster.toml           the sites' names, public keys and weights
 ├── server/data/          devel.jsonl and test.jsonl
+├── run.toml              the run-config: where the server finds its files and puts the run
 ├── flower/config.toml    FLWR_HOME of `flwr run`: the SuperLink on this machine
 └── site-1/               one folder a site
     ├── site.toml
@@ -82,6 +83,10 @@ def _write(plan: Plan, data: Dataset, shares: Sequence[Sequence[Note]], out: Pat
     for split, notes in (("devel", data.devel), ("test", data.test)):
         if notes:
             write_notes(server / f"{split}.jsonl", notes)
+    paths = {"plan": "plan.toml", "roster": "roster.toml", "data": "server/data", "out": "run"}
+    # Absolute, because the ServerApp runs where the SuperLink was started.
+    run = {key: str(out.resolve() / path) for key, path in paths.items()}
+    write_atomically(out / "run.toml", tomli_w.dumps(run))
     (out / "flower").mkdir()
     connection = {CONNECTION: {"address": superlink, "insecure": True}}
     config = {"superlink": {"default": CONNECTION, **connection}}

@@ -1,6 +1,8 @@
 """A site's own file: what it must say, what it may not, and the site that it opens."""
 
 import os
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from common.errors import DataError, InputError, PlanError, PolicyError
 from common.messages import HELLO, Envelope
 from common.roster import Member, Roster, write_roster
 
+ROOT = Path(settings.__file__).resolve().parents[1]
 POLICY = {"max_epsilon": 1.0, "max_delta": 1e-5, "approvals": "approvals.json", "required_unit": "none"}
 OPEN = POLICY | {"secure_aggregation_mandatory": False, "min_cohort": 1}
 
@@ -179,3 +182,16 @@ def test_facts_of_a_private_plan(make_plan):
     target = replace(plan.privacy, noise_multiplier=0.0, target_epsilon=facts.epsilon)
     calibrated = facts_of(replace(plan, privacy=target), sites=3)
     assert calibrated.noise_multiplier == pytest.approx(1.0, rel=2e-3)
+
+
+def test_hello_needs_neither_torch_nor_records(site):
+    """Flower starts a process for each message, and a node must say who it is within seconds."""
+    (site.parent / "records" / "train.jsonl").unlink()
+    script = (
+        "import sys, client.app\n"
+        "from client.settings import introduce\n"
+        f"assert introduce({str(site)!r}).header['site'] == 'st-mary'\n"
+        "heavy = {'torch', 'transformers', 'opacus', 'peft'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=ROOT)

@@ -2,6 +2,7 @@
 
 import stat
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def written(tmp_path, make_plan, make_data):
 def test_every_party_has_what_it_needs(written):
     names = [f"site-{n}" for n in (1, 2, 3)]
     assert sorted(entry.name for entry in written.iterdir()) == sorted(
-        ["flower", "plan.toml", "roster.toml", "server", *names]
+        ["flower", "plan.toml", "roster.toml", "run.toml", "server", *names]
     )
     plan, roster = read_plan(written / "plan.toml"), read_roster(written / "roster.toml")
     roster.require_digest(plan.federation.roster_sha256)
@@ -82,6 +83,15 @@ def test_flower_finds_the_superlink(tmp_path, make_plan, make_data):
     write_sites(make_plan(), make_data(), tmp_path / "a", superlink="127.0.0.1:9876")
     config = tomllib.loads((tmp_path / "a" / "flower" / "config.toml").read_text())
     assert config["superlink"]["fedward"] == {"address": "127.0.0.1:9876", "insecure": True}
+
+
+def test_the_run_config_names_the_servers_files(written):
+    config = tomllib.loads((written / "run.toml").read_text())
+    assert set(config) == {"plan", "roster", "data", "out"}
+    assert all(
+        Path(config[key]).is_absolute() and Path(config[key]).exists() for key in config if key != "out"
+    )
+    assert not Path(config["out"]).exists()
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, make_plan, make_data):
