@@ -24,7 +24,6 @@ _ELEMENT_COST = 36
 # Instantiated gradients may take this many times the memory of the activations and gradients they replace.
 _MEMORY_FACTOR = 2
 
-Buffers = dict[Tensor, Tensor]
 # The parameters that are trained; while a pass runs, `requires_grad` does not say so.
 Trained = Set[Tensor]
 
@@ -107,6 +106,37 @@ def _blocks(depths: Tensor) -> tuple[UnitBlock, ...]:
     return tuple(found)
 
 
+class Sums:
+    """A float32 sum for each parameter, made when the first term comes.
+
+    Starting from zeros would touch the memory of every parameter twice more than autograd does.
+    """
+
+    def __init__(self) -> None:
+        """Start with no terms."""
+        self._sums: dict[Tensor, Tensor] = {}
+
+    def add(self, parameter: Tensor, term: Tensor, *, factor: float = 1.0) -> None:
+        """Add `factor` times `term`, which has the parameter's shape and stays the caller's."""
+        self.dense(parameter).add_(term, alpha=factor)
+
+    def add_product(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
+        """Add the product of a matrix with a matrix or vector, of the parameter's shape or flat."""
+        known = self._sums.get(parameter)
+        if known is None:
+            self._sums[parameter] = (left @ right).view(parameter.shape)
+        elif right.dim() == 2:
+            known.addmm_(left, right)
+        else:
+            known.view(-1).addmv_(left, right)
+
+    def dense(self, parameter: Tensor) -> Tensor:
+        """Return the parameter's sum so far, to be added to in place."""
+        if parameter not in self._sums:
+            self._sums[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+        return self._sums[parameter]
+
+
 class Selection:
     """The factors of all units, and which windows take part in the clipped sum.
 
@@ -156,8 +186,8 @@ class LayerGradient(Protocol):
     units: slice
     squared_norms: Tensor
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
-        """Add the sum over units of factor times gradient to the parameters' buffers."""
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
+        """Add the sum over units of factor times gradient."""
 
 
 class GramGradient:
@@ -200,7 +230,7 @@ class GramGradient:
         size = (scale * gradients.diagonal(dim1=1, dim2=2)).sqrt().sum(dim=1)
         return sums.clamp(min=0.0) + GRAM_ALLOWANCE * size.square()
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Form the clipped sum as one product, scaling whichever operand is narrower."""
         if self._inputs.shape[2] <= self._gradients.shape[2]:
             inputs = selection.scaled(self._inputs, self._windows)
@@ -208,11 +238,11 @@ class GramGradient:
         else:
             inputs = selection.windows(self._inputs, self._windows)
             gradients = selection.scaled(self._gradients, self._windows)
-        sums[self._weight].addmm_(gradients.t(), inputs)
+        sums.add_product(self._weight, gradients.t(), inputs)
         if self._bias is not None:
             unscaled = selection.windows(self._gradients, self._windows)
             factors = selection.tokens(self._windows, self._gradients.shape[1])
-            sums[self._bias].addmv_(unscaled.t(), factors)
+            sums.add_product(self._bias, unscaled.t(), factors)
 
 
 class UnitGradient:
@@ -225,10 +255,10 @@ class UnitGradient:
         self._gradients = gradients.flatten(1)
         self.squared_norms = torch.linalg.vector_norm(self._gradients, dim=1).square()
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Form the weighted sum over units."""
         gradients, factors = selection.units(self._gradients, self.units)
-        sums[self._parameter].view(-1).addmv_(gradients.t(), factors)
+        sums.add_product(self._parameter, gradients.t(), factors)
 
 
 class RowGradient:
@@ -257,13 +287,13 @@ class RowGradient:
         squares = torch.linalg.vector_norm(self._rows, dim=1).square()
         self.squared_norms = squares.new_zeros(layout.num_units).index_add_(0, self._owner, squares)
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Scale each row by its unit's factor and add it to the table."""
         factors = selection.factors[self._owner].unsqueeze(1)
         rows = self._rows * factors
         if not selection.all_finite:
             rows = rows.masked_fill(factors == 0.0, 0.0)
-        sums[self._weight].index_add_(0, self._ids, rows)
+        sums.dense(self._weight).index_add_(0, self._ids, rows)
 
 
 class GramCache:
