@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
@@ -79,8 +80,9 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
         import copy
 
         plain = copy.deepcopy(plain).merge_and_unload()
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _quiet():
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -213,7 +215,21 @@ def is_local(source: str) -> bool:
 
 @contextmanager
 def _translated(encoder: str) -> Iterator[None]:
-    """Keep transformers quiet, and turn its many errors about a missing model into one."""
+    """Keep transformers quiet, and turn its many errors about a missing or broken model into one."""
+    try:
+        with _quiet():
+            yield
+    # transformers raises a RuntimeError where weights do not fit the configuration.
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{encoder!r} cannot be opened as an encoder ({type(error).__name__}). Give `minilm`, a folder that "
+            "transformers saved, or a name that the Hugging Face hub knows and this machine can reach."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings and progress bars of transformers off the screen."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.ERROR)
@@ -222,11 +238,6 @@ def _translated(encoder: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{encoder!r} cannot be opened as an encoder ({type(error).__name__}). Give `minilm`, a folder that "
-            "transformers saved, or a name that the Hugging Face hub knows and this machine can reach."
-        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

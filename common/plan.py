@@ -82,12 +82,11 @@ def _require_labels(name: str, value: object) -> tuple[str, ...]:
 
 
 def _require_label_map(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    items = value.items() if isinstance(value, Mapping) else value
-    if not isinstance(items, Iterable) or isinstance(items, str):
+    items = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(p, tuple) and len(p) == 2 for p in items):
         raise ValidationError(f"{name} is {value!r}; it must be a table of source label = entity type.")
     pairs = []
-    for pair in items:
-        source, target = pair
+    for source, target in items:
         pairs.append((require_text(f"{name} key", source), _require_string(f"{name}.{source}", target)))
     return tuple(sorted(pairs))
 
@@ -143,6 +142,15 @@ class Model(Section):
     lora_rank: int = _int(0, 0, 1024)
     lora_alpha: float = _float(16.0, 0.0, 4096.0, above=True)
     lora_dropout: float = _float(0.0, 0.0, 0.9)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that one of them alone says which layers are trained."""
+        super().__post_init__()
+        if self.lora_rank and self.trained_layers >= 0:
+            raise ValidationError(
+                f"model.lora_rank is {self.lora_rank} and model.trained_layers is {self.trained_layers}; adapters "
+                "stand in for training the layers, so leave one of the two out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,10 +413,18 @@ def _override(table: dict[str, Any], override: str) -> None:
     value = _parse_value(raw.strip())
     if section is None:
         table[name] = value
-    elif name == "" and value is False:
+    elif name == "":
+        if value is not False:
+            raise ValidationError(
+                f"--set {section}={raw.strip()}: [{section}] is a table; set one of its fields, such as "
+                f"{section}.{dataclasses.fields(_SECTIONS[section])[0].name}, or leave it out by {section}=false."
+            )
         table.pop(section, None)
     else:
-        table.setdefault(section, {})[name] = value
+        fields = table.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise ValidationError(f"[{section}] must be a table, not {fields!r}.")
+        fields[name] = value
 
 
 def _find_field(key: str) -> tuple[str | None, str]:

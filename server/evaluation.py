@@ -72,6 +72,10 @@ def predict_folder(model: Path, source: Path, out: Path) -> int:
     Raises:
         InputError: The model or a text cannot be used; nothing was written.
     """
+    if out.resolve() in (source.resolve(), source.resolve().parent):
+        raise InputError(
+            f"{out} holds the texts themselves; give --out another folder, so that none is replaced."
+        )
     tagger, encoding = open_tagger(model)
     notes = [Note(note_id=path.stem, text=read_text(path)) for path in _texts(source)]
     found = list(predict_spans(tagger, notes, encoding))

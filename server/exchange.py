@@ -7,6 +7,7 @@ are in memory, so that a large cohort costs no more than a small one.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ from common.errors import DecodeError, FedwardError
 from common.flower import from_record_dict, message_type, to_record_dict
 from common.messages import Envelope, refusal_of
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 
 
@@ -103,7 +105,13 @@ class Exchange:
                 message_id, node, kind = waiting.get_nowait()
             except queue.Empty:
                 return
-            replies = list(self.grid.pull_messages([message_id]))
+            try:
+                replies = list(self.grid.pull_messages([message_id]))
+            except Exception:
+                # A puller that died would leave the other sites' replies unread until the deadline.
+                _log.exception("The reply of node %d could not be pulled", node)
+                _offer(ready, (node, refusal_of(kind, "node-error")), stop)
+                continue
             if not replies:
                 waiting.put((message_id, node, kind))
                 stop.wait(_POLL_SECONDS)

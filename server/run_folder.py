@@ -30,7 +30,7 @@ from common.errors import InputError
 from common.files import remove_partial_files, replacing, write_atomically
 
 _FILES: Final = ("plan.toml", "metrics.jsonl", "audit.jsonl", "report.html", "result.json")
-_FOLDERS: Final = ("checkpoints", "tensorboard", "model", "mlflow", "wandb")
+_FOLDERS: Final = ("checkpoints", "tensorboard", "model", "spool", "mlflow", "wandb")
 _LOCK: Final = ".lock"
 
 # Texts are names of sites and stages, and fixed codes; keys may also be labels, in any script.

@@ -180,7 +180,9 @@ def _say_result(result: dict[str, Any], out: Path) -> None:
 def _comparison(table: dict[str, Any]) -> Table:
     """Return the comparison as a table, one row an arm."""
     rows = Table("", "micro F1", "spread", "seconds", "per entity", title="Same test set, epochs and seeds")
-    entries: list[tuple[str, dict[str, Any]]] = [(key, table[key]) for key in ("lexicon", "central", "federated") if key in table]
+    entries: list[tuple[str, dict[str, Any]]] = [
+        (key, table[key]) for key in ("lexicon", "central", "federated") if key in table
+    ]
     entries += [(f"alone: {entry['site']}", entry) for entry in table.get("alone", [])]
     for label, entry in entries:
         per_entity = ", ".join(f"{name} {f1:.4f}" for name, f1 in entry["per_entity"].items())

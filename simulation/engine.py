@@ -15,9 +15,10 @@ from flwr.app import Context
 
 from client.app import Handler, make_client_app
 from client.site import Site
+from common.errors import InputError, PlanError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
-from common.plan import Plan
+from common.plan import Plan, read_plan
 from common.records import Note
 from common.roster import Member, Roster
 from server.federation import FederationJob, run_federation
@@ -62,6 +63,12 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
     Raises:
         InputError: The notes cannot be divided as asked.
     """
+    minimum = plan.federation.minimum_cohort
+    if plan.simulation.sites < minimum:
+        raise InputError(
+            f"simulation.sites is {plan.simulation.sites}, fewer than federation.minimum_cohort, which is {minimum}; "
+            "no round could ever be completed, so raise the one or lower the other."
+        )
     shares = split_notes(plan, train)
     names = [f"site-{i + 1}" for i in range(len(shares))]
     keys = {name: _identity_key(plan.seed, name) for name in names}
@@ -102,6 +109,7 @@ def simulate(
     watch: RunWatch | None = None,
     host: ModelHost | None = None,
     device: str = "auto",
+    engine: str = "inprocess",
 ) -> dict[str, Any]:
     """Run a federation in this process and leave a run folder in `out`.
 
@@ -115,11 +123,14 @@ def simulate(
         watch: Shows the progress.
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
+        engine: What runs the sites; `inprocess` is the one that is here.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
         RoundError: A round could not be completed; the run can be resumed.
     """
+    if engine != "inprocess":
+        raise InputError(f"The engine {engine!r} is not part of this installation; use --engine inprocess.")
     set_threads(plan)
     federation = federate(plan, data.train)
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
@@ -170,8 +181,20 @@ def make_sites(
 def open_run(plan: Plan, out: Path, *, resume: bool, replace_run: bool = False) -> RunFolder:
     """Begin a run in a folder, or open the one that is there."""
     if resume:
-        return RunFolder.open(out)
+        folder = RunFolder.open(out)
+        _require_same_plan(plan, folder)
+        return folder
     return RunFolder.create(out, plan.to_toml(), replace=replace_run)
+
+
+def _require_same_plan(plan: Plan, folder: RunFolder) -> None:
+    """Refuse to continue a run under another plan, also where there is no checkpoint yet that would tell."""
+    if read_plan(folder.plan_path).hash != plan.hash:
+        folder.close()
+        raise PlanError(
+            f"The plan given is not the one of the run in {folder.path} (or the training notes are others); resume "
+            "with the same plan, --set values and data, or start a new run in another folder."
+        )
 
 
 def set_threads(plan: Plan) -> None:
