@@ -25,15 +25,12 @@ from client.sampling import Unit
 from client.spool import UpdateSpool
 from common.errors import DecodeError, LedgerError, PolicyError
 from common.host import ModelHost
-from common.messages import Scalar
+from common.messages import LEDGER_HEAD, Scalar
 from common.plan import Plan
 from common.private_plan import check_private_plan, private_section
 from common.records import ModelUpdate
 from common.roster import Roster
 from common.stages import DELTA
-
-LEDGER_HEAD = "ledger_head"
-"""Where `train` carries the site's signed ledger head, there and back."""
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,18 @@ from common.audit_log import AuditLog
 from common.errors import FedwardError, ProtocolRefused, RefusedError
 from common.files import write_once
 from common.host import ModelHost
-from common.messages import CONFIRM, HELLO, SHARE_KEYS, TRAIN, UNMASK, UPLOAD, Envelope, Scalar, refusal_of
+from common.messages import (
+    CONFIRM,
+    HELLO,
+    LEDGER_HEAD,
+    SHARE_KEYS,
+    TRAIN,
+    UNMASK,
+    UPLOAD,
+    Envelope,
+    Scalar,
+    refusal_of,
+)
 from common.parameters import vector_hash
 from common.plan import Plan
 from common.records import Example, ModelUpdate, Note
@@ -144,7 +155,7 @@ class Site:
             attempt=request.integer("attempt") if secure else 0,
             model_hash=request.text("model_hash"),
             model=lambda: self._model(request),
-            ledger_head=request.text("ledger_head") if "ledger_head" in request.header else "",
+            ledger_head=request.text(LEDGER_HEAD) if LEDGER_HEAD in request.header else "",
         )
         header: dict[str, Scalar] = {
             "round": server_round,
