@@ -84,6 +84,7 @@ class Site:
         self.spool_folder = spool
         self.stages: Sequence[UpdateStage] = (Weighting(),)
         self._identity_key = identity_key
+        spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._audit = AuditLog(spool / "audit.jsonl", key=identity_key)
         unit = plan.privacy.unit if plan.privacy else "record"
         self._records = SiteRecords(notes, host, unit=unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
+from client.private_round import Budget
 from client.site import Site
 from common.errors import InputError, PlanError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
 from common.plan import Plan, read_plan
+from common.private_plan import check_private_plan
 from common.records import Note
 from common.roster import Member, Roster
+from common.tokenization import unit_id
 from server.federation import FederationJob, run_federation
 from server.run_folder import RunFolder
+from server.warmup import require_disjoint
+from simulation.budgets import SiteFolders
 from simulation.faults import FaultSchedule
 from simulation.grid import InProcessGrid
 from simulation.partition import partition
+from simulation.public_notes import warmup_notes
 from simulation.watch import RunWatch
 
 
@@ -51,17 +57,22 @@ def read_data(folder: Path, plan: Plan) -> Dataset:
     return read_dataset(folder, schema_of(plan), required=("train", "test"))
 
 
-def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None) -> SimulatedFederation:
+def federate(
+    plan: Plan,
+    train: Sequence[Note],
+    *,
+    key_of: Callable[[str], Ed25519PrivateKey] | None = None,
+) -> SimulatedFederation:
     """Divide training notes over sites as the plan's `[simulation]` says, and make a roster of them.
 
     Args:
         plan: The plan; its roster hash is filled in.
         train: All training notes.
-        key_seed: 32 bytes from which identity keys are derived, so that a resumed simulation has the same
-            roster; identity keys of a simulation protect nothing.
+        key_of: Returns a site's identity key; without it, keys follow from the plan's seed, so that a resumed
+            simulation has the same roster. Identity keys of a simulation protect nothing.
 
     Raises:
-        InputError: The notes cannot be divided as asked.
+        InputError: The notes cannot be divided as asked, or lack the ids of the plan's privacy unit.
     """
     minimum = plan.federation.minimum_cohort
     if plan.simulation.sites < minimum:
@@ -71,9 +82,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
         )
     shares = split_notes(plan, train)
     names = [f"site-{i + 1}" for i in range(len(shares))]
-    keys = {name: _identity_key(plan.seed, name) for name in names}
+    keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(
-        Member(name=name, identity_key=keys[name].public_key().public_bytes_raw(), public_units=len(share))
+        Member(
+            name=name,
+            identity_key=keys[name].public_key().public_bytes_raw(),
+            public_units=_declared_units(plan, share),
+        )
         for name, share in zip(names, shares, strict=True)
     )
     roster = Roster(members)
@@ -81,6 +96,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
     return SimulatedFederation(
         plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
     )
+
+
+def _declared_units(plan: Plan, share: Sequence[Note]) -> int:
+    """Return what a simulated site declares in public: its notes, or its privacy units under a private plan."""
+    if plan.privacy is None:
+        return len(share)
+    return len({unit_id(note, plan.privacy.unit) for note in share})
 
 
 def split_notes(plan: Plan, train: Sequence[Note]) -> list[list[Note]]:
@@ -110,6 +132,8 @@ def simulate(
     host: ModelHost | None = None,
     device: str = "auto",
     engine: str = "inprocess",
+    ledgers: Path | None = None,
+    max_epsilon: float = 0.0,
 ) -> dict[str, Any]:
     """Run a federation in this process and leave a run folder in `out`.
 
@@ -124,6 +148,9 @@ def simulate(
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
         engine: What runs the sites; `inprocess` is the one that is here.
+        ledgers: Folder for the sites' keys, policies and privacy ledgers, which then outlive the run; by
+            default each private run begins with new ones.
+        max_epsilon: The lifetime limit of a site that has none yet; 0 lets this plan through once.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
@@ -132,12 +159,21 @@ def simulate(
     if engine != "inprocess":
         raise InputError(f"The engine {engine!r} is not part of this installation; use --engine inprocess.")
     set_threads(plan)
-    federation = federate(plan, data.train)
+    kept = None if ledgers is None else SiteFolders(ledgers, max_epsilon=max_epsilon)
+    federation = federate(plan, data.train, key_of=kept.identity_key if kept else None)
+    check_private_plan(federation.plan, federation.roster)
+    public = warmup_notes(plan)
+    require_disjoint(public, data.train, "training")
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
     host = host or ModelHost.build(federation.plan, device=device)
     watch = watch or RunWatch.silent(plan.federation.rounds)
-    with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
-        sites = make_sites(federation, host, folder.path / "spool", watch)
+    with (
+        open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder,
+        (kept or SiteFolders(folder.path / "spool", max_epsilon=max_epsilon)).budgets(
+            federation.plan, federation.keys
+        ) as budgets,
+    ):
+        sites = make_sites(federation, host, folder.path / "spool", watch, budgets)
         grid = InProcessGrid(
             make_client_app(_handlers(sites)),
             sites,
@@ -153,6 +189,7 @@ def simulate(
             test=data.test,
             listener=watch,
             pullers=1,
+            warmup_notes=public,
         )
         result = run_federation(grid, job)
         shutil.rmtree(folder.path / "spool", ignore_errors=True)
@@ -160,9 +197,14 @@ def simulate(
 
 
 def make_sites(
-    federation: SimulatedFederation, host: ModelHost, spool: Path, watch: RunWatch
+    federation: SimulatedFederation,
+    host: ModelHost,
+    spool: Path,
+    watch: RunWatch,
+    budgets: Mapping[str, Budget] | None = None,
 ) -> dict[str, Site]:
-    """Make every site of a federation around one shared model."""
+    """Make every site of a federation around one shared model; `budgets` are needed under a private plan."""
+    budgets = budgets or {}
     return {
         name: Site(
             name=name,
@@ -172,6 +214,7 @@ def make_sites(
             host=host,
             spool=spool / name,
             identity_key=federation.keys[name],
+            budget=budgets.get(name),
             on_step=watch.on_step,
         )
         for name, notes in federation.notes.items()
