@@ -70,6 +70,7 @@ def choose_training(
     Raises:
         PolicyError: The plan is private and the site has no ledger, or its policy does not allow the plan.
         PlanError: The plan's privacy promises nothing.
+        ModelError: The model cannot be clipped.
     """
     if plan.privacy is None:
         return PlainTraining(
@@ -135,6 +136,8 @@ class PrivateTraining:
         self.on_charge = on_charge
         device = next(host.model.parameters()).device
         self.recipe = PrivateRecipe.of(plan, public_units=roster.member(name).public_units, device=device)
+        with host.lock:
+            self._trainer().check()
 
     def finish(self, task: RoundTask, spool: UpdateSpool) -> Mapping[str, Scalar]:
         """Send again what was recorded, or charge, train, spool and record.
@@ -203,10 +206,13 @@ class PrivateTraining:
         """Train the shared model from `vector` with noise and return the change, alone."""
         with self.host.lock:
             self.host.write(vector)
-            trainer = PrivateTrainer(self.host.model, self.recipe, pad_id=self.host.encoding.pad_id)
-            trainer.train(units, server_round=server_round, on_step=self.on_step)
+            self._trainer().train(units, server_round=server_round, on_step=self.on_step)
             delta = self.host.read() - vector
         return ModelUpdate(fields={DELTA: delta}, weight=self.weight)
+
+    def _trainer(self) -> PrivateTrainer:
+        """Return a trainer with fresh secret randomness."""
+        return PrivateTrainer(self.host.model, self.recipe, pad_id=self.host.encoding.pad_id)
 
 
 def _parse_head(text: str) -> SignedHead | None:

@@ -16,7 +16,7 @@ from client.clip_rule import ClipRule
 from client.clipped_sum import ClippingEngine
 from client.clipping import make_engine
 from client.noise import noised_mean, secret_dropout
-from client.sampling import PoissonSampler, Unit, group_units, physical_batches
+from client.sampling import PhysicalBatch, PoissonSampler, Unit, group_units, physical_batches
 from common.mechanisms import Mechanism, PoissonSubsampledGaussian
 from common.model import autocast_dtype
 from common.plan import Plan, Training
@@ -118,6 +118,27 @@ class PrivateTrainer:
         self.device = next(model.parameters()).device
         self.generator = generator or SecureGenerator()
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+    def check(self) -> None:
+        """Clip a made-up window once, so that a model that cannot be clipped is refused before any charge.
+
+        Raises:
+            ModelError: The model mixes units, as batch normalisation does, or has a layer that cannot be clipped.
+        """
+        ids = torch.full((1, 4), self.pad_id, dtype=torch.int64)
+        batch = PhysicalBatch(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            labels=torch.zeros_like(ids),
+            units=torch.zeros(1, dtype=torch.int64),
+            weights=torch.ones(1),
+            num_units=1,
+        )
+        was_training = self.model.training
+        self.model.train()
+        with secret_dropout(self.generator):
+            self.recipe.engine.clipped_sum(self.model, [batch.to(self.device)])
+        self.model.train(was_training)
 
     def train(
         self,
