@@ -81,7 +81,9 @@ class HooksEngine(ClippingEngine):
         layout = UnitLayout.of(batch.units)
         with _attached(GradSampleHooks, model), _gradients_aside(model):
             self._loss(model, batch.take(layout.order), loss_fn).backward()  # type: ignore[no-untyped-call]
-            built = {p: layout.sum(_grad_sample(p, total)) for p in total.parameters.values()}
+            built: dict[Tensor, Tensor] = {
+                p: layout.sum(_grad_sample(p, total)) for p in total.parameters.values()
+            }
         _drop_padding_rows(model, built)
         squared = next(iter(built.values())).new_zeros(total.num_groups, layout.num_units)
         for parameter, gradients in built.items():

@@ -201,7 +201,7 @@ class GramGradient:
         inputs: Tensor,
         gradients: Tensor,
         block: UnitBlock,
-        gram: Tensor,
+        gram: Gram,
     ) -> None:
         """Measure the block.
 
@@ -211,24 +211,16 @@ class GramGradient:
             inputs: `(windows, tokens, in)` of all windows.
             gradients: `(windows, tokens, out)`, with respect to the layer's output.
             block: Which units.
-            gram: `(units, tokens, tokens)` inner products of the block's inputs.
+            gram: Inner products of the block's inputs, one added to each where the layer has a trained bias:
+                a bias is a weight on an input of constant 1.
         """
         self.units, self._windows = block.units, block.windows
         self._weight = layer.weight
         self._bias = layer.bias if layer.bias is not None and layer.bias in trained else None
         self._inputs, self._gradients = inputs[block.windows], gradients[block.windows]
-        self.squared_norms = self._measure(gram, gram_matrix(gradients, block))
-
-    def _measure(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Return `(units,)` squared norms of weight and bias gradients from the two Gram matrices."""
-        sums = (inputs * gradients).sum(dim=(1, 2))
-        scale = inputs.diagonal(dim1=1, dim2=2)
-        if self._bias is not None:
-            # A bias is a weight on an input of constant 1.
-            sums += gradients.sum(dim=(1, 2))
-            scale = scale + 1.0
-        size = (scale * gradients.diagonal(dim1=1, dim2=2)).sqrt().sum(dim=1)
-        return sums.clamp(min=0.0) + GRAM_ALLOWANCE * size.square()
+        outputs = Gram.of(gradients, block)
+        size = (gram.diagonal() * outputs.diagonal()).sqrt().sum(dim=1)
+        self.squared_norms = gram.dot(outputs).clamp(min=0.0) + GRAM_ALLOWANCE * size.square()
 
     def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Form the clipped sum as one product, scaling whichever operand is narrower."""
@@ -296,18 +288,59 @@ class RowGradient:
         sums.dense(self._weight).index_add_(0, self._ids, rows)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gram:
+    """Inner products of the tokens of each unit, float32, without the quarter that symmetry gives.
+
+    Attributes:
+        near: `(units, half, half)` of the first half of the tokens with itself.
+        far: `(units, tokens - half, tokens)` of the second half with all.
+    """
+
+    near: Tensor
+    far: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, block: UnitBlock) -> Gram:
+        """Return the products of `(windows, tokens, features)` within each unit of the block."""
+        tokens = block.tokens(tensor).float()
+        half = tokens.shape[1] // 2
+        first, second = tokens[:, :half], tokens[:, half:]
+        return cls(
+            near=torch.bmm(first, first.transpose(1, 2)), far=torch.bmm(second, tokens.transpose(1, 2))
+        )
+
+    def plus_one(self) -> Gram:
+        """Return the products of the tokens with a constant 1 appended."""
+        return Gram(near=self.near + 1.0, far=self.far + 1.0)
+
+    def dot(self, other: Gram) -> Tensor:
+        """Return `(units,)` sums over all token pairs of the products of entries."""
+        near, far = self.near * other.near, self.far * other.far
+        crossed = far[:, :, : near.shape[2]]
+        return near.sum(dim=(1, 2)) + far.sum(dim=(1, 2)) + crossed.sum(dim=(1, 2))
+
+    def diagonal(self) -> Tensor:
+        """Return `(units, tokens)` squared norms of the tokens."""
+        half = self.near.shape[1]
+        parts = self.near.diagonal(dim1=1, dim2=2), self.far[:, :, half:].diagonal(dim1=1, dim2=2)
+        return torch.cat(parts, dim=1)
+
+
 class GramCache:
     """Gram matrices of inputs, so that query, key and value share one."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._last: tuple[Tensor, UnitBlock, Tensor] | None = None
+        self._last: tuple[Tensor, UnitBlock, bool, Gram] | None = None
 
-    def get(self, inputs: Tensor, block: UnitBlock) -> Tensor:
-        """Return `gram_matrix(inputs, block)`, computed once for layers in a row on the same input."""
-        if self._last is None or self._last[1] is not block or not _same(self._last[0], inputs):
-            self._last = inputs, block, gram_matrix(inputs, block)
-        return self._last[2]
+    def get(self, inputs: Tensor, block: UnitBlock, *, bias: bool) -> Gram:
+        """Return the inputs' products, plus one for a bias, once for layers in a row on the same input."""
+        last = self._last
+        if last is None or last[1] is not block or last[2] != bias or not _same(last[0], inputs):
+            gram = Gram.of(inputs, block)
+            last = self._last = inputs, block, bias, gram.plus_one() if bias else gram
+        return last[3]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -318,12 +351,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
         and one.stride() == other.stride()
         and one.dtype == other.dtype
     )
-
-
-def gram_matrix(tensor: Tensor, block: UnitBlock) -> Tensor:
-    """Return float32 inner products of the tokens of each unit, `(units, tokens, tokens)`."""
-    tokens = block.tokens(tensor).float()
-    return torch.bmm(tokens, tokens.transpose(1, 2))
 
 
 def linear_gradients(
@@ -348,7 +375,7 @@ def linear_gradients(
     found: list[LayerGradient] = []
     for block in layout.blocks:
         if layer.weight in trained and _prefers_gram(layer, block.depth * inputs.shape[1]):
-            gram = cache.get(inputs, block)
+            gram = cache.get(inputs, block, bias=layer.bias is not None and layer.bias in trained)
             found.append(
                 GramGradient(layer, trained, inputs=inputs, gradients=gradients, block=block, gram=gram)
             )
