@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from client.trainer import FitSession, LocalTrainer
+from client.trainer import LocalTrainer
 from common.batching import batches_by_length, padding_waste
 from common.host import ModelHost
 from common.ingestion import Dataset
@@ -127,7 +127,7 @@ def _central_seconds(plan: Plan, host: ModelHost, notes: Sequence[Note]) -> floa
     steps = trainer.steps_per_round(len(examples))
     started = time.perf_counter()
     with torch_seed(plan.seed, "bench"):
-        FitSession(trainer, total_steps=steps).run(examples, steps, plan.seed)
+        trainer.session(total_steps=steps).run(examples, steps, plan.seed)
     return time.perf_counter() - started
 
 

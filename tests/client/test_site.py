@@ -14,7 +14,7 @@ from common.messages import CONFIRM, HELLO, SHARE_KEYS, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.records import Note
 from common.roster import Member, Roster
-from common.stages import STATISTICS
+from common.stages import MEAN_STATISTICS, SUM_STATISTICS
 
 ROSTER = Roster(
     (
@@ -78,12 +78,14 @@ def test_the_upload_is_the_weighted_change_of_local_training(bench):
     result = trainer.train(bench.host.encoding.examples(bench.notes), site="site-1", server_round=1)
     expected = (bench.host.read() - bench.start) * np.float32(0.25)
     assert reply.arrays["delta"].tobytes() == expected.tobytes()
-    assert {name: float(reply.arrays[name][0]) for name in STATISTICS} == {
+    statistics = (*SUM_STATISTICS, *MEAN_STATISTICS)
+    assert {name: float(reply.arrays[name][0]) for name in statistics} == {
         "num_examples": result.num_examples,
         "num_tokens": result.num_tokens,
-        "loss_sum": pytest.approx(result.loss_sum),
+        "num_clipped": 0,
+        "train_loss": pytest.approx(result.loss_sum / result.num_tokens * 0.25),
     }
-    assert set(reply.arrays) == {"delta", *STATISTICS}
+    assert set(reply.arrays) == {"delta", *statistics}
 
 
 def test_the_reply_to_train_says_nothing_about_the_records(bench):

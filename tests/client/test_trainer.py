@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from client.trainer import FitSession, LocalTrainer, parameter_groups, schedule, token_loss
+from client.trainer import LocalTrainer
 from common.host import ModelHost
 from common.plan import Training
+from common.training import FitSession, parameter_groups, schedule, token_loss
 
 
 @pytest.fixture
