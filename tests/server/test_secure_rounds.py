@@ -96,15 +96,16 @@ def test_a_failed_attempt_is_retried_without_training_again(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from client.site import Site
+    from client.trainer import LocalTrainer
 
     trained: list[tuple[str, int]] = []
-    fit = Site._fit
+    train = LocalTrainer.train
 
-    def counted(self: Site, vector: Any, server_round: int) -> Any:
-        trained.append((self.name, server_round))
-        return fit(self, vector, server_round)
+    def counted(self: LocalTrainer, examples: Any, *, site: str, server_round: int, **options: Any) -> Any:
+        trained.append((site, server_round))
+        return train(self, examples, site=site, server_round=server_round, **options)
 
-    monkeypatch.setattr(Site, "_fit", counted)
+    monkeypatch.setattr(LocalTrainer, "train", counted)
     share_keys, failed = Site._share_keys, set[str]()
 
     def failing_once(self: Site, request: Any) -> Any:

@@ -1,5 +1,6 @@
 """Everything that leaves a site under a private plan, held against an allow-list of names and forms."""
 
+import contextlib
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from client.private_round import PrivateTraining
 from client.site import Site
+from common.errors import RoundError
 from common.records import ModelUpdate
 from simulation.engine import simulate
 
@@ -110,7 +112,9 @@ def run(make_plan, make_data, tmp_path, monkeypatch):
 
         host = ModelHost.build(plan, device="cpu")
         faults = ["drop:site-4@1/upload"] if secure else []
-        simulate(plan, make_data(16), tmp_path / "run", host=host, faults=faults)
+        # A planted leak may make the server refuse what it gets; what left is on the list all the same.
+        with contextlib.suppress(RoundError):
+            simulate(plan, make_data(16), tmp_path / "run", host=host, faults=faults)
         return exchanges, host.layout.size
 
     return run_once
