@@ -72,6 +72,18 @@ def _require_string(name: str, value: object) -> str:
     return value
 
 
+_SINGLE_UPDATE_RULES = ("krum", "multi_krum", "median", "trimmed_mean", "bulyan")
+
+
+def _require_optimizer(name: str, value: object) -> str:
+    if isinstance(value, str) and value.lower() in _SINGLE_UPDATE_RULES:
+        raise ValidationError(
+            f"{name} is {value!r}; rules that compare single updates cannot be used, because secure aggregation "
+            f"opens their sum alone. Use one of {', '.join(SERVER_OPTIMIZERS)}."
+        )
+    return require_choice(name, value, SERVER_OPTIMIZERS)
+
+
 def _require_labels(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValidationError(f"{name} is {value!r}; it must be a list of at least one entity type.")
@@ -161,7 +173,7 @@ class Federation(Section):
     rounds: int = _int(8, 1, 100_000)
     local_epochs: int = _int(1, 0, 1000)
     local_steps: int = _int(0, 0, 1_000_000)
-    optimizer: str = _choice("fedavg", SERVER_OPTIMIZERS)
+    optimizer: str = _checked("fedavg", _require_optimizer)
     server_learning_rate: float = _float(1.0, 0.0, 100.0, above=True)
     server_momentum: float = _float(0.9, 0.0, 0.9999)
     beta1: float = _float(0.9, 0.0, 0.9999)
@@ -219,6 +231,11 @@ class Privacy(Section):
             raise ValidationError(
                 f"privacy.noise_multiplier is {self.noise_multiplier} and privacy.target_epsilon is "
                 f"{self.target_epsilon}; give exactly one of them a positive value."
+            )
+        if self.engine == "ghost" and self.clipping == "per_layer":
+            raise ValidationError(
+                "privacy.engine is 'ghost' and privacy.clipping is 'per_layer'; one weighted loss cannot clip "
+                "each layer on its own, so choose the engine bookkeeping or hooks, or flat or auto clipping."
             )
 
 
@@ -321,6 +338,8 @@ class Plan:
         """
         require_known_keys("the plan", table, ["seed", *_SECTIONS])
         parts = {k: _SECTIONS[k].from_table(v) for k, v in table.items() if k != "seed"}
+        if "privacy" in table and table.get("federation", {}).get("local_epochs"):
+            raise _epochs_under_privacy(table["federation"]["local_epochs"])
         return cls(seed=table.get("seed", 13), **parts)  # type: ignore[arg-type]
 
     @property
@@ -364,16 +383,36 @@ class Plan:
         privacy = self.privacy
         if privacy is None:
             return
-        if privacy.steps % self.federation.rounds:
+        federation = self.federation
+        if privacy.steps % federation.rounds:
             raise ValidationError(
                 f"privacy.steps is {privacy.steps}; it must be a multiple of federation.rounds, which is "
-                f"{self.federation.rounds}, so that every round has the same number of steps."
+                f"{federation.rounds}, so that every round has the same number of steps."
             )
-        if self.federation.local_steps:
+        if federation.local_steps:
             raise ValidationError(
-                f"federation.local_steps is {self.federation.local_steps}; under [privacy] the steps of a "
+                f"federation.local_steps is {federation.local_steps}; under [privacy] the steps of a "
                 "round are privacy.steps / federation.rounds, so leave it out."
             )
+        if federation.local_epochs > 1:
+            raise _epochs_under_privacy(federation.local_epochs)
+        # One epoch is the default of a plan that names none; a private plan has no epochs at all.
+        object.__setattr__(self, "federation", dataclasses.replace(federation, local_epochs=0))
+        if self.training.physical_tokens < self.model.max_tokens:
+            raise ValidationError(
+                f"training.physical_tokens is {self.training.physical_tokens} and model.max_tokens is "
+                f"{self.model.max_tokens}; under [privacy] whether a window fits must not depend on the "
+                "records, so raise the one or lower the other."
+            )
+
+
+def _epochs_under_privacy(epochs: object) -> ValidationError:
+    """Return the error for a private plan with epochs."""
+    return ValidationError(
+        f"federation.local_epochs is {epochs!r}; under [privacy] units are drawn at the rate privacy.q for "
+        "privacy.steps steps, and an epoch would visit each unit for certain, which no accountant here "
+        "covers, so leave it out."
+    )
 
 
 def read_plan(path: Path, overrides: Iterable[str] = ()) -> Plan:

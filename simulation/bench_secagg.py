@@ -37,6 +37,7 @@ from common.records import ModelUpdate
 from common.roster import Member, Roster
 from common.secagg_parameters import AttemptContext, SecureAggregationParameters
 from server.secure_aggregation import SecureAggregationServer
+from simulation.bench_secure_round import measure_round
 
 _PEERS = 9
 _MIB = 1 << 20
@@ -65,7 +66,8 @@ def run(quick: bool) -> dict[str, float]:
         `mask.aes_fraction` (of raw AES-256-CTR, one thread), `mask.vs_flower` and `quantize.vs_flower`
         (times quicker), `wire.vs_flower` (times fewer bytes), `mask.peak_memory_ratio` (to the float32
         vector, itself included), the rates and seconds behind them, and per cohort
-        `cohort.{sites}.{dropout}.site_ms` and `.server_ms_per_site`.
+        `cohort.{sites}.{dropout}.site_ms` and `.server_ms_per_site`; and the figures of
+        `simulation.bench_secure_round`.
 
     Raises:
         FedwardError: A sum was not exact in the ring.
@@ -76,8 +78,10 @@ def run(quick: bool) -> dict[str, float]:
     numbers |= _measure_wire(_MODEL_VALUES)
     numbers["mask.peak_memory_ratio"] = _in_child(_measure_memory, _MODEL_VALUES)
     if quick:
+        numbers |= measure_round(sites=3, notes=12, repeats=1)
         numbers |= _measure_cohorts(_QUICK_COHORTS)
         return numbers
+    numbers |= measure_round(sites=8, notes=100, repeats=2)
     numbers |= _measure_unmasking(_MODEL_VALUES, sites=20, dropped=4)
     sizes = [(sites, share) for sites in (10, 100, 1000) for share in (0.0, 0.05, 0.2)]
     numbers |= _measure_cohorts(sizes)

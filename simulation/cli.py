@@ -50,6 +50,18 @@ def run(
         typer.Option(help="What goes wrong: drop:site-2@3, slow:site-1@2:5s, fail:site-1@1/upload."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    ledgers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the sites' privacy ledgers, which then outlive the run.", show_default=False
+        ),
+    ] = None,
+    max_epsilon: Annotated[
+        float,
+        typer.Option(
+            help="What a site may ever spend, set at its first run; 0 lets the plan through once.", min=0
+        ),
+    ] = 0.0,
 ) -> None:
     """Run a federation and leave a run folder with the model, metrics and a report."""
     require_choice("--engine", engine, ENGINES)
@@ -68,6 +80,8 @@ def run(
             watch=watch,
             device=device,
             engine=engine,
+            ledgers=ledgers,
+            max_epsilon=max_epsilon,
         )
     print_evaluation(console, result["evaluation"], title="Test set")
     _say_result(result, out)
@@ -192,6 +206,37 @@ def _say_result(result: dict[str, Any], out: Path) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if result["warmup"] is not None and "test_micro_f1" in result["warmup"]:
+        facts = result["warmup"]
+        console.print(
+            f"Before that, a public warm-up on {facts['notes']} notes ({facts['source']}) alone gave micro F1 "
+            f"{facts['test_micro_f1']:.4f}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for line in _privacy_lines(result):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _privacy_lines(result: dict[str, Any]) -> list[str]:
+    """Say what each site spent, or that nothing bounds what the model may reveal."""
+    if not result["privacy"]:
+        return ["The run was not private: the model may repeat what it learnt from single records."]
+    lines = []
+    for site, claim in result["privacy"].items():
+        parts = claim["composition"]
+        lines.append(
+            f"{site}: epsilon {claim['epsilon']:.3f} at delta {claim['delta']:g} ({claim['neighbouring']}, "
+            f"{claim['method']}), {parts['steps']} steps at q {parts['q']:g} with noise multiplier "
+            f"{parts['noise_multiplier']:g}."
+        )
+    both = result["privacy_across_sites"]
+    if both is not None and len(lines) > 1:
+        lines.append(
+            f"For somebody with records at every site the bounds add up to epsilon {both['epsilon']:.3f} at delta "
+            f"{both['delta']:g}."
+        )
+    return lines
 
 
 def _comparison(table: dict[str, Any]) -> Table:

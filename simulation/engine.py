@@ -14,20 +14,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
+from client.private_round import Budget
 from client.site import Site
 from client.trainer import Progress
 from common.errors import InputError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
 from common.plan import ENGINES, Plan
+from common.private_plan import check_private_plan
 from common.records import Note
 from common.roster import Member, Roster
+from common.tokenization import unit_id
 from common.validation import require_choice
 from server.app import PULLERS
 from server.federation import FederationJob, open_run, run_federation
+from server.warmup import require_disjoint
+from simulation.budgets import SiteFolders
 from simulation.faults import FaultSchedule
 from simulation.grid import InProcessGrid
 from simulation.partition import partition
+from simulation.public_notes import warmup_notes
 from simulation.ray_engine import require_ray, run_with_ray
 from simulation.watch import RunWatch
 
@@ -54,17 +60,22 @@ def read_data(folder: Path, plan: Plan) -> Dataset:
     return read_dataset(folder, schema_of(plan), required=("train", "test"))
 
 
-def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None) -> SimulatedFederation:
+def federate(
+    plan: Plan,
+    train: Sequence[Note],
+    *,
+    key_of: Callable[[str], Ed25519PrivateKey] | None = None,
+) -> SimulatedFederation:
     """Divide training notes over sites as the plan's `[simulation]` says, and make a roster of them.
 
     Args:
         plan: The plan; its roster hash is filled in.
         train: All training notes.
-        key_seed: 32 bytes from which identity keys are derived, so that a resumed simulation has the same
-            roster; identity keys of a simulation protect nothing.
+        key_of: Returns a site's identity key; without it, keys follow from the plan's seed, so that a resumed
+            simulation has the same roster. Identity keys of a simulation protect nothing.
 
     Raises:
-        InputError: The notes cannot be divided as asked.
+        InputError: The notes cannot be divided as asked, or lack the ids of the plan's privacy unit.
     """
     minimum = plan.federation.minimum_cohort
     if plan.simulation.sites < minimum:
@@ -74,9 +85,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
         )
     shares = split_notes(plan, train)
     names = [f"site-{i + 1}" for i in range(len(shares))]
-    keys = {name: _identity_key(plan.seed, name) for name in names}
+    keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(
-        Member(name=name, identity_key=keys[name].public_key().public_bytes_raw(), public_units=len(share))
+        Member(
+            name=name,
+            identity_key=keys[name].public_key().public_bytes_raw(),
+            public_units=_declared_units(plan, share),
+        )
         for name, share in zip(names, shares, strict=True)
     )
     roster = Roster(members)
@@ -84,6 +99,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
     return SimulatedFederation(
         plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
     )
+
+
+def _declared_units(plan: Plan, share: Sequence[Note]) -> int:
+    """Return what a simulated site declares in public: its notes, or its privacy units under a private plan."""
+    if plan.privacy is None:
+        return len(share)
+    return len({unit_id(note, plan.privacy.unit) for note in share})
 
 
 def split_notes(plan: Plan, train: Sequence[Note]) -> list[list[Note]]:
@@ -113,6 +135,8 @@ def simulate(
     host: ModelHost | None = None,
     device: str = "auto",
     engine: str = "inprocess",
+    ledgers: Path | None = None,
+    max_epsilon: float = 0.0,
 ) -> dict[str, Any]:
     """Run a federation on this machine and leave a run folder in `out`.
 
@@ -127,6 +151,9 @@ def simulate(
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
         engine: `inprocess`, or `ray` for Flower's own engine on many cores or GPUs; it gives the same weights.
+        ledgers: Folder for the sites' keys, policies and privacy ledgers, which then outlive the run; by
+            default each private run begins with new ones.
+        max_epsilon: The lifetime limit of a site that has none yet; 0 lets this plan through once.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
@@ -135,16 +162,29 @@ def simulate(
     require_choice("engine", engine, ENGINES)
     if engine == "ray":
         require_ray()
+        if plan.privacy is not None:
+            raise InputError(
+                "A private plan keeps its ledgers in this process; leave out --engine ray, or privacy."
+            )
         if faults:
             raise InputError(
                 "Faults strike in the in-process engine alone; leave out --engine ray or --fault."
             )
     set_threads(plan)
-    federation = federate(plan, data.train)
+    kept = None if ledgers is None else SiteFolders(ledgers, max_epsilon=max_epsilon)
+    federation = federate(plan, data.train, key_of=kept.identity_key if kept else None)
+    check_private_plan(federation.plan, federation.roster)
+    public = warmup_notes(plan)
+    require_disjoint(public, data.train, "training")
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
     host = host or ModelHost.build(federation.plan, device=device)
     watch = watch or RunWatch.silent(plan.federation.rounds)
-    with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
+    with (
+        open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder,
+        (kept or SiteFolders(folder.path / "spool", max_epsilon=max_epsilon)).budgets(
+            federation.plan, federation.keys
+        ) as budgets,
+    ):
         job = FederationJob(
             plan=federation.plan,
             roster=federation.roster,
@@ -153,13 +193,14 @@ def simulate(
             devel=data.devel,
             test=data.test,
             listener=watch,
-            pullers=1 if engine == "inprocess" else PULLERS,
+            pullers=0 if engine == "inprocess" else PULLERS,
+            warmup_notes=public,
         )
         spool = folder.path.resolve() / "spool"
         if engine == "ray":
             result = run_with_ray(job, site_makers(federation, spool), device=device)
         else:
-            sites = make_sites(federation, host, spool, watch)
+            sites = make_sites(federation, host, spool, watch, budgets)
             grid = InProcessGrid(
                 make_client_app(_handlers(sites)),
                 sites,
@@ -191,7 +232,12 @@ class SiteMaker:
     spool: Path
     key: bytes = field(repr=False)
 
-    def __call__(self, host: ModelHost, on_step: Callable[[str, Progress], None] | None = None) -> Site:
+    def __call__(
+        self,
+        host: ModelHost,
+        on_step: Callable[[str, Progress], None] | None = None,
+        budget: Budget | None = None,
+    ) -> Site:
         """Make the site around a model."""
         return Site(
             name=self.name,
@@ -201,6 +247,7 @@ class SiteMaker:
             host=host,
             spool=self.spool,
             identity_key=Ed25519PrivateKey.from_private_bytes(self.key),
+            budget=budget,
             on_step=on_step,
         )
 
@@ -221,10 +268,18 @@ def site_makers(federation: SimulatedFederation, spool: Path) -> list[SiteMaker]
 
 
 def make_sites(
-    federation: SimulatedFederation, host: ModelHost, spool: Path, watch: RunWatch
+    federation: SimulatedFederation,
+    host: ModelHost,
+    spool: Path,
+    watch: RunWatch,
+    budgets: Mapping[str, Budget] | None = None,
 ) -> dict[str, Site]:
-    """Make every site of a federation around one shared model."""
-    return {maker.name: maker(host, watch.on_step) for maker in site_makers(federation, spool)}
+    """Make every site of a federation around one shared model; `budgets` are needed under a private plan."""
+    budgets = budgets or {}
+    return {
+        maker.name: maker(host, watch.on_step, budgets.get(maker.name))
+        for maker in site_makers(federation, spool)
+    }
 
 
 def set_threads(plan: Plan) -> None:
