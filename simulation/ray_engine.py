@@ -17,14 +17,13 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context
 
-from client.app import Handler, make_client_app
+from client.app import make_client_app
 from client.site import Site
 from common.errors import InputError
 from common.host import ModelHost
@@ -32,6 +31,7 @@ from common.messages import Envelope
 from common.plan import Plan
 from server.app import make_server_app
 from server.federation import FederationJob
+from simulation.ray_relay import RaySites
 
 SiteMaker = Callable[[ModelHost], Site]
 
@@ -100,25 +100,6 @@ class SiteWorker:
         # Ray hands arrays over in read-only shared memory; a site may work in them.
         arrays = {name: np.array(values) for name, values in request.arrays.items()}
         return self._sites[partition].handle(replace(request, arrays=arrays))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaySites:
-    """The actors that host a run's sites.
-
-    Attributes:
-        actors: Their handles.
-    """
-
-    actors: Sequence[Any] = field(repr=False)
-
-    def handler_of(self, context: Context) -> Handler:
-        """Return the way to the site behind a node; it runs in Flower's worker."""
-        import ray
-
-        partition = int(context.node_config["partition-id"])
-        actor = self.actors[partition % len(self.actors)]
-        return lambda request: ray.get(actor.handle.remote(partition, request))  # type: ignore[no-any-return]
 
 
 def run_with_ray(job: FederationJob, makers: Sequence[SiteMaker], *, device: str = "auto") -> dict[str, Any]:
