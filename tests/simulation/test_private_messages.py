@@ -1,5 +1,6 @@
 """Everything that leaves a site under a private plan, held against an allow-list of names and forms."""
 
+import contextlib
 import re
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from client.private_round import PrivateTraining
 from client.site import Site
+from common.errors import RoundError
+from common.host import ModelHost
 from common.records import ModelUpdate
 from simulation.engine import simulate
 
@@ -106,11 +109,11 @@ def run(make_plan, make_data, tmp_path, monkeypatch):
         )
         patch()
         plan = make_plan(**PRIVATE, secure_aggregation__enabled=secure, federation__minimum_cohort=3)
-        from common.host import ModelHost
-
         host = ModelHost.build(plan, device="cpu")
         faults = ["drop:site-4@1/upload"] if secure else []
-        simulate(plan, make_data(16), tmp_path / "run", host=host, faults=faults)
+        # A planted leak may also be more than the server can use; what left has left.
+        with contextlib.suppress(RoundError):
+            simulate(plan, make_data(16), tmp_path / "run", host=host, faults=faults)
         return exchanges, host.layout.size
 
     return run_once
