@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from client.heap import keep_freed_memory
 from client.ledger import Charge, Ledger, Receipt, SignedHead
 from client.plan_facts import facts_of
 from client.policy import Policy
@@ -136,6 +137,7 @@ class PrivateTraining:
         self.on_charge = on_charge
         device = next(host.model.parameters()).device
         self.recipe = PrivateRecipe.of(plan, public_units=roster.member(name).public_units, device=device)
+        keep_freed_memory()
         with host.lock:
             self._trainer().check()
 

@@ -44,6 +44,7 @@ class PrivateRecipe:
         window_key: Public bytes that decide which windows of a large unit do.
         token_budget: Most padded tokens in memory at once; no part of the claim.
         averaging: Decay of the exponential average over the round's weights; 0 takes the last.
+        optimizer: `adam` or `sgd`, for the noised gradients.
         total_steps: Steps of the whole plan, for the schedule.
         training: Rates and weight decay.
     """
@@ -55,6 +56,7 @@ class PrivateRecipe:
     window_key: bytes
     token_budget: int
     averaging: float
+    optimizer: str
     total_steps: int
     training: Training
 
@@ -76,6 +78,7 @@ class PrivateRecipe:
             window_key=bytes.fromhex(plan.hash),
             token_budget=plan.training.physical_tokens,
             averaging=privacy.averaging,
+            optimizer=privacy.optimizer,
             total_steps=privacy.steps,
             training=plan.training,
         )
@@ -159,7 +162,7 @@ class PrivateTrainer:
         recipe, steps = self.recipe, self.recipe.mechanism.steps
         self.model.train()
         sampler = PoissonSampler(units, sampling_rate=recipe.mechanism.q, generator=self.generator)
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.training), fused=True)
+        optimizer = self._optimizer()
         anchor = [p.detach().clone() for p in self.trained.values()] if recipe.training.fedprox_mu else []
         average = WeightAverage(self.trained.values(), recipe.averaging)
         first = steps * (server_round - 1)
@@ -187,6 +190,13 @@ class PrivateTrainer:
             denominator=recipe.denominator,
             generator=self.generator,
         )
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Return what post-processes the noised gradients."""
+        groups = parameter_groups(self.model, self.recipe.training)
+        if self.recipe.optimizer == "sgd":
+            return torch.optim.SGD(groups)
+        return torch.optim.AdamW(groups, fused=True)
 
     def _set_gradients(self, gradients: dict[str, Tensor]) -> None:
         """Hand the noised gradients to the optimizer, in the parameters' own `.grad`."""

@@ -37,6 +37,7 @@ PRECISIONS = ("auto", "float32", "bf16")
 UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
 CLIPPING_STYLES = ("flat", "auto", "per_layer")
+LOCAL_OPTIMIZERS = ("adam", "sgd")
 PARTITIONS = ("even", "power_law", "dirichlet", "column")
 ENGINES = ("inprocess", "ray")
 
@@ -207,7 +208,9 @@ class Privacy(Section):
     """Local differential privacy. Absent from a plan, the run is not private.
 
     `steps` counts the noised steps of one site over all rounds. Exactly one of `noise_multiplier` and
-    `target_epsilon` is positive; the other is 0.
+    `target_epsilon` is positive; the other is 0. `optimizer` is what a site steps with: each round begins a new
+    `adam`; `sgd` with one step a round leaves adaptive steps to the server's optimizer, which then sees the
+    sites' gradients averaged, and their noise with them.
     """
 
     title = "privacy"
@@ -223,6 +226,7 @@ class Privacy(Section):
     reserve_rounds: int = _int(0, 0, 1000)
     max_windows_per_unit: int = _int(16, 1, 10_000)
     averaging: float = _float(0.0, 0.0, 0.9999)
+    optimizer: str = _choice("adam", LOCAL_OPTIMIZERS)
 
     def __post_init__(self) -> None:
         """Check the fields and that the noise is given in exactly one way."""

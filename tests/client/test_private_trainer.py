@@ -134,6 +134,26 @@ def test_a_round_without_records_still_moves_by_noise(plan, host):
     assert np.mean(moved != start) > 0.9
 
 
+def test_plain_descent_sends_the_noised_gradients_themselves(make_plan, host, units, monkeypatch):
+    plan = make_plan(
+        **{**PRIVATE, "privacy__steps": 2, "privacy__optimizer": "sgd"},
+        training__learning_rate=0.5,
+        training__warmup_fraction=0.0,
+        training__weight_decay=0.0,
+    )
+    trainer = PrivateTrainer(host.model, recipe_of(plan), pad_id=0)
+    taken = {}
+    real = trainer.noised_gradients
+    monkeypatch.setattr(trainer, "noised_gradients", lambda drawn: taken.update(real(drawn)) or taken)
+    start = host.read()
+    trainer.train(units, server_round=1)
+    moved = host.read()
+    host.write(start)
+    rate = 0.5 * private_trainer.schedule(0, 2, plan.training)
+    expected = torch.cat([taken[name].flatten() for name in trainer.trained]).numpy() * -rate
+    assert np.allclose(moved - start, expected, atol=1e-6)
+
+
 def test_the_schedule_goes_on_from_round_to_round(plan, host, monkeypatch):
     rates = []
     monkeypatch.setattr(private_trainer, "set_rates", lambda optimizer, factor: rates.append(factor))

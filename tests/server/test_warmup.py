@@ -1,12 +1,11 @@
 """The public warm-up trains what the plan says on notes that are nobody's test set."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from common.errors import DataError, PlanError
 from common.host import ModelHost
+from common.records import Note
 from server.warmup import warm_up
 
 
@@ -53,10 +52,11 @@ def test_the_head_alone_leaves_the_encoder_as_it_was(make_plan, make_notes):
 
 @pytest.mark.parametrize("held", ["devel", "test"])
 def test_a_note_of_the_servers_own_sets_is_refused(plan, host, make_notes, held):
-    # Short notes are alike by chance, so overlap is looked for in longer ones.
-    *notes, first, second = make_notes(9, name="public")
-    notes.append(replace(first, text=f"{first.text} {second.text} {first.text}"))
-    sets = {"devel": (), "test": (), held: notes[-1:]}
+    taken = Note(
+        note_id="taken", text="the patient takes aspirin for gout and was given insulin with no history ."
+    )
+    notes = [*make_notes(7, name="public"), taken]
+    sets = {"devel": (), "test": (), held: [Note(note_id="own", text=taken.text.upper())]}
     before = host.read()
     with pytest.raises(DataError, match=rf"1 of 8 public notes .* share text with the {held}"):
         warm_up(plan, host, notes, **sets)
