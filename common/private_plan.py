@@ -64,7 +64,8 @@ def _noise(privacy: Privacy, rounds: int) -> float:
         )
     except ValidationError as error:
         raise PlanError(f"The plan's [privacy] cannot be met: {error}") from None
-    return math.ceil(least * 10**NOISE_DECIMALS) / 10**NOISE_DECIMALS
+    scale = float(10**NOISE_DECIMALS)
+    return math.ceil(least * scale) / scale
 
 
 def round_mechanism(plan: Plan) -> PoissonSubsampledGaussian:

@@ -223,7 +223,7 @@ def _parse_member(number: int, entry: object) -> Member:
         if key not in entry:
             raise ValidationError(f"{where} lacks {key}.")
     try:
-        key = parse_identity_key(entry["identity_key"])
+        identity_key = parse_identity_key(entry["identity_key"])
     except ValidationError as error:
         raise ValidationError(f"{where}: {error}") from None
-    return Member(name=entry["name"], identity_key=key, public_units=entry.get("public_units", 1))
+    return Member(name=entry["name"], identity_key=identity_key, public_units=entry.get("public_units", 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from common.host import ModelHost
 from common.ingestion import Dataset
 from common.plan import Plan
 from simulation.engine import simulate
-from simulation.synthetic import LABELS, generate
+from simulation.synthetic import generate
+from simulation.synthetic_lexicon import LABELS
 
 
 def measure_round(*, sites: int, notes: int, repeats: int) -> dict[str, float]:
@@ -58,7 +58,7 @@ def measure_round(*, sites: int, notes: int, repeats: int) -> dict[str, float]:
     }
 
 
-def _round(plan: Plan, data: Dataset, host: ModelHost) -> Mapping[str, Any]:
+def _round(plan: Plan, data: Dataset, host: ModelHost) -> dict[str, Any]:
     """Run one round in a folder of its own and return its row of metrics."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

@@ -30,4 +30,4 @@ class RaySites:
 
         partition = int(context.node_config["partition-id"])
         actor = self.actors[partition % len(self.actors)]
-        return lambda request: ray.get(actor.handle.remote(partition, request))  # type: ignore[no-any-return]
+        return lambda request: ray.get(actor.handle.remote(partition, request))
