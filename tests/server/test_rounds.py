@@ -42,9 +42,8 @@ class Sites:
         for site in (s for s in self.order if s in requests):
             request = requests[site]
             self.seen.append((request.integer("round"), request.kind, site))
-            answer = self.changed.get(
-                (request.kind, site), self.changed.get((request.integer("round"), request.kind, site))
-            )
+            stage = (request.kind, site)
+            answer = self.changed.get(stage, self.changed.get((request.integer("round"), *stage)))
             if answer is not None:
                 yield from (Reply(site=site, envelope=envelope) for envelope in answer)
                 continue
@@ -60,7 +59,7 @@ class Sites:
 
 def upload(site, delta, loss=3.0):
     arrays = {
-        "delta": np.asarray(delta, np.float32),
+        "delta": delta,
         "num_examples": [UNITS[site]],
         "num_tokens": [2],
         "loss_sum": [loss],
@@ -130,13 +129,13 @@ BAD_UPLOADS = {
 }
 
 
-@pytest.mark.parametrize("answer", BAD_UPLOADS.values(), ids=BAD_UPLOADS)
-@pytest.mark.parametrize("place", [1, 2])
-def test_a_bad_upload_is_left_out_and_the_round_goes_on(plan, tmp_path, answer, place):
-    if answer == BAD_UPLOADS["other fields"] and place == 1:
-        pytest.skip("the first reply's statistics are as good as any other's")
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [(name, place) for name in BAD_UPLOADS for place in (1, 2) if (name, place) != ("other fields", 1)],
+)
+def test_a_bad_upload_is_left_out_and_the_round_goes_on(plan, tmp_path, name, place):
     order = ("a", "b", "c") if place == 1 else ("b", "a", "c")
-    sites = Sites(order, {(UPLOAD, "a"): answer})
+    sites = Sites(order, {(UPLOAD, "a"): BAD_UPLOADS[name]})
     state = loop_of(plan, tmp_path, sites).run_round(start())
     assert state.history[0]["sites"] == ["b", "c"]
     np.testing.assert_allclose(state.weights, np.average([2, 4], weights=[20, 40]), rtol=1e-6)
@@ -194,7 +193,9 @@ def test_nobody_trained(plan, tmp_path):
 
 def test_the_best_round_on_the_development_set_is_kept(plan, tmp_path):
     scores = iter([0.2, 0.7, 0.7])
-    loop = loop_of(plan, tmp_path, Sites(), evaluate=lambda vector: {"micro": {"f1": next(scores)}})
+    loop = loop_of(
+        plan, tmp_path, Sites(), optimizer="fedadam", evaluate=lambda vector: {"micro": {"f1": next(scores)}}
+    )
     state = loop.run(start())
     assert (state.best_round, state.best_score) == (2, 0.7)
     assert state.best.tobytes() != state.weights.tobytes()
@@ -214,7 +215,7 @@ def test_a_round_is_checkpointed_before_anyone_hears_of_it(plan, tmp_path):
 def test_a_checkpoint_of_another_plan_is_refused(plan, make_plan, tmp_path):
     loop_of(plan, tmp_path, Sites()).run(start())
     other = loop_of(make_plan(federation__rounds=4), tmp_path, Sites())
-    with pytest.raises(PlanError, match="resume with the plan.toml in the run's folder"):
+    with pytest.raises(PlanError, match=r"resume with the plan\.toml in the run's folder"):
         other.restore(other.store.latest())
 
 
