@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 
 from common.errors import FedwardError, InputError
 from common.flower import from_record_dict, to_record_dict
-from common.messages import STAGES, TRAIN, Envelope, refusal_of
+from common.messages import HELLO, STAGES, TRAIN, Envelope, refusal_of
 
 Handler = Callable[[Envelope], Envelope]
 
@@ -62,9 +62,17 @@ def _configured_site(context: Context) -> Handler:
         raise InputError(
             "The SuperNode has no site; start it with --node-config 'site=\"path/to/site.toml\"'."
         )
-    from client.settings import open_site  # torch comes in here, in the process that trains
+    plan = str(context.run_config.get("plan", ""))
+    return lambda request: _answer(str(path), plan, request)
 
-    return open_site(path, str(context.run_config.get("plan", ""))).handle
+
+def _answer(path: str, plan: str, request: Envelope) -> Envelope:
+    """Answer one request; only what needs the model opens the site."""
+    from client.settings import introduce, open_site
+
+    if request.kind == HELLO:
+        return introduce(path, plan)
+    return open_site(path, plan).handle(request)
 
 
 app = make_client_app(_configured_site)

@@ -95,7 +95,7 @@ class _Tape:
         self._total = total
         self._layout = layout
         self._num_windows = num_windows
-        self._trained = set(total.sums)
+        self._trained = set(total.parameters.values())
         self._shared = _shared_parameters(model)
         self._calls = [
             _Calls(name=name, module=module)
@@ -109,12 +109,12 @@ class _Tape:
     def recording(self) -> Iterator[None]:
         """Record the one forward and backward pass that runs inside."""
         handles = [calls.module.register_forward_hook(self._saver(calls)) for calls in self._calls]
-        for parameter in self._total.sums:
+        for parameter in self._trained:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in self._total.sums:
+            for parameter in self._trained:
                 parameter.requires_grad_(True)
             for handle in handles:
                 handle.remove()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from client.clip_rule import ClipRule
+from client.layer_gradients import Sums
 from client.sampling import IGNORED_LABEL, PhysicalBatch
 from common.errors import ModelError, ValidationError
 
@@ -154,7 +155,7 @@ class Total:
 
     Attributes:
         parameters: Trained parameters by name.
-        sums: The float32 sum of each trained parameter.
+        sums: What was added so far.
         layer_of: The layer of each trained parameter: the first module that owns it.
         group_of: The index of the clipping group of each trained parameter.
     """
@@ -168,9 +169,7 @@ class Total:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ModelError("The model has no trained parameter; unfreeze a layer or add LoRA.")
-        self.sums: dict[Tensor, Tensor] = {
-            p: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for p in self.parameters.values()
-        }
+        self.sums = Sums()
         self.layer_of: dict[Tensor, str] = {p: n.rpartition(".")[0] for n, p in self.parameters.items()}
         self._rule = rule
         self._groups = rule.groups(list(dict.fromkeys(self.layer_of.values())))
@@ -208,7 +207,7 @@ class Total:
         """Return the sum of everything that was added."""
         norms = torch.cat(self._norms) if self._norms else torch.zeros(0)
         return ClippedSum(
-            gradients={name: self.sums[p] for name, p in self.parameters.items()},
+            gradients={name: self.sums.dense(p) for name, p in self.parameters.items()},
             num_units=int(norms.shape[0]),
             num_nonfinite=self._num_nonfinite,
             norms=norms,
@@ -224,7 +223,8 @@ class PartialUnit:
     def __init__(self, total: Total) -> None:
         """Start a unit."""
         self._total = total
-        self._sums = {p: torch.zeros_like(total.sums[p]) for p in total.parameters.values()}
+        self._parameters = list(total.parameters.values())
+        self._sums = Sums()
 
     def add(self, loss: Tensor, batch: PhysicalBatch) -> None:
         """Add the gradient of one part.
@@ -236,24 +236,24 @@ class PartialUnit:
             raise ValidationError(
                 f"A physical batch that is a part of a unit holds {batch.num_units} units; it must hold one."
             )
-        parameters = list(self._sums)
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-        ):
-            if gradient is not None:
-                self._sums[parameter] += gradient
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            if gradient is None:
+                raise not_reached(self._total.layer_of[parameter])
+            self._sums.add(parameter, gradient)
 
     def finish(self) -> None:
         """Clip the whole and add it to the total."""
-        squared = next(iter(self._sums.values())).new_zeros(self._total.num_groups, 1)
-        for parameter, gradient in self._sums.items():
-            squared[self._total.group_of[parameter]] += torch.linalg.vector_norm(gradient).square()
+        squared = torch.zeros(self._total.num_groups, 1, device=self._parameters[0].device)
+        for parameter in self._parameters:
+            norm = torch.linalg.vector_norm(self._sums.dense(parameter))
+            squared[self._total.group_of[parameter]] += norm.square()
         only = torch.zeros(1, dtype=torch.int64, device=squared.device)
         factors = self._total.factors(squared, numbers=only, num_units=1)[:, 0].tolist()
-        for parameter, gradient in self._sums.items():
-            factor = factors[self._total.group_of[parameter]]
-            if factor:
-                self._total.sums[parameter].add_(gradient, alpha=factor)
+        for parameter in self._parameters:
+            # A factor of 0 marks a unit that is not finite: zero times NaN would be NaN.
+            if factor := factors[self._total.group_of[parameter]]:
+                self._total.sums.add(parameter, self._sums.dense(parameter), factor=factor)
 
 
 def not_reached(layer: str) -> ModelError:

@@ -81,7 +81,9 @@ class HooksEngine(ClippingEngine):
         layout = UnitLayout.of(batch.units)
         with _attached(GradSampleHooks, model), _gradients_aside(model):
             self._loss(model, batch.take(layout.order), loss_fn).backward()  # type: ignore[no-untyped-call]
-            built = {p: layout.sum(_grad_sample(p, total)) for p in total.sums}
+            built: dict[Tensor, Tensor] = {
+                p: layout.sum(_grad_sample(p, total)) for p in total.parameters.values()
+            }
         _drop_padding_rows(model, built)
         squared = next(iter(built.values())).new_zeros(total.num_groups, layout.num_units)
         for parameter, gradients in built.items():
@@ -91,7 +93,7 @@ class HooksEngine(ClippingEngine):
         for parameter, gradients in built.items():
             chosen = factors[total.group_of[parameter]]
             keep = chosen > 0.0
-            total.sums[parameter] += torch.einsum("u,u...->...", chosen[keep], gradients[keep])
+            total.sums.add(parameter, torch.einsum("u,u...->...", chosen[keep], gradients[keep]))
 
 
 class GhostEngine(ClippingEngine):
@@ -138,9 +140,9 @@ class GhostEngine(ClippingEngine):
                 ordered = rest.take(layout.order)
                 model.zero_grad()
                 (losses * ordered.weights * by_number[ordered.units]).sum().backward()  # type: ignore[no-untyped-call]
-                for parameter, sums in total.sums.items():
+                for parameter in total.parameters.values():
                     if parameter.grad is not None:
-                        sums += parameter.grad.float()
+                        total.sums.add(parameter, parameter.grad)
 
     def _measure(
         self, model: nn.Module, batch: PhysicalBatch, loss_fn: LossFunction, total: Total, squared: Tensor
@@ -152,10 +154,12 @@ class GhostEngine(ClippingEngine):
             hooks.layout = layout
             losses = self._losses(model, ordered, loss_fn)
             (losses * ordered.weights).sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            for parameter in total.sums:
+            for parameter in total.parameters.values():
                 if parameter not in hooks.squared:
                     raise not_reached(total.layer_of[parameter])
-            squared[layout.numbers] = torch.stack([hooks.squared[p] for p in total.sums]).sum(dim=0)
+            squared[layout.numbers] = torch.stack([hooks.squared[p] for p in total.parameters.values()]).sum(
+                dim=0
+            )
         return losses, layout
 
 

@@ -24,7 +24,6 @@ _ELEMENT_COST = 36
 # Instantiated gradients may take this many times the memory of the activations and gradients they replace.
 _MEMORY_FACTOR = 2
 
-Buffers = dict[Tensor, Tensor]
 # The parameters that are trained; while a pass runs, `requires_grad` does not say so.
 Trained = Set[Tensor]
 
@@ -107,6 +106,37 @@ def _blocks(depths: Tensor) -> tuple[UnitBlock, ...]:
     return tuple(found)
 
 
+class Sums:
+    """A float32 sum for each parameter, made when the first term comes.
+
+    Starting from zeros would touch the memory of every parameter twice more than autograd does.
+    """
+
+    def __init__(self) -> None:
+        """Start with no terms."""
+        self._sums: dict[Tensor, Tensor] = {}
+
+    def add(self, parameter: Tensor, term: Tensor, *, factor: float = 1.0) -> None:
+        """Add `factor` times `term`, which has the parameter's shape and stays the caller's."""
+        self.dense(parameter).add_(term, alpha=factor)
+
+    def add_product(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
+        """Add the product of a matrix with a matrix or vector, of the parameter's shape or flat."""
+        known = self._sums.get(parameter)
+        if known is None:
+            self._sums[parameter] = (left @ right).view(parameter.shape)
+        elif right.dim() == 2:
+            known.addmm_(left, right)
+        else:
+            known.view(-1).addmv_(left, right)
+
+    def dense(self, parameter: Tensor) -> Tensor:
+        """Return the parameter's sum so far, to be added to in place."""
+        if parameter not in self._sums:
+            self._sums[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+        return self._sums[parameter]
+
+
 class Selection:
     """The factors of all units, and which windows take part in the clipped sum.
 
@@ -156,8 +186,8 @@ class LayerGradient(Protocol):
     units: slice
     squared_norms: Tensor
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
-        """Add the sum over units of factor times gradient to the parameters' buffers."""
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
+        """Add the sum over units of factor times gradient."""
 
 
 class GramGradient:
@@ -171,7 +201,7 @@ class GramGradient:
         inputs: Tensor,
         gradients: Tensor,
         block: UnitBlock,
-        gram: Tensor,
+        gram: Gram,
     ) -> None:
         """Measure the block.
 
@@ -181,26 +211,18 @@ class GramGradient:
             inputs: `(windows, tokens, in)` of all windows.
             gradients: `(windows, tokens, out)`, with respect to the layer's output.
             block: Which units.
-            gram: `(units, tokens, tokens)` inner products of the block's inputs.
+            gram: Inner products of the block's inputs, one added to each where the layer has a trained bias:
+                a bias is a weight on an input of constant 1.
         """
         self.units, self._windows = block.units, block.windows
         self._weight = layer.weight
         self._bias = layer.bias if layer.bias is not None and layer.bias in trained else None
         self._inputs, self._gradients = inputs[block.windows], gradients[block.windows]
-        self.squared_norms = self._measure(gram, gram_matrix(gradients, block))
+        outputs = Gram.of(gradients, block)
+        size = (gram.diagonal() * outputs.diagonal()).sqrt().sum(dim=1)
+        self.squared_norms = gram.dot(outputs).clamp(min=0.0) + GRAM_ALLOWANCE * size.square()
 
-    def _measure(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Return `(units,)` squared norms of weight and bias gradients from the two Gram matrices."""
-        sums = (inputs * gradients).sum(dim=(1, 2))
-        scale = inputs.diagonal(dim1=1, dim2=2)
-        if self._bias is not None:
-            # A bias is a weight on an input of constant 1.
-            sums += gradients.sum(dim=(1, 2))
-            scale = scale + 1.0
-        size = (scale * gradients.diagonal(dim1=1, dim2=2)).sqrt().sum(dim=1)
-        return sums.clamp(min=0.0) + GRAM_ALLOWANCE * size.square()
-
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Form the clipped sum as one product, scaling whichever operand is narrower."""
         if self._inputs.shape[2] <= self._gradients.shape[2]:
             inputs = selection.scaled(self._inputs, self._windows)
@@ -208,11 +230,11 @@ class GramGradient:
         else:
             inputs = selection.windows(self._inputs, self._windows)
             gradients = selection.scaled(self._gradients, self._windows)
-        sums[self._weight].addmm_(gradients.t(), inputs)
+        sums.add_product(self._weight, gradients.t(), inputs)
         if self._bias is not None:
             unscaled = selection.windows(self._gradients, self._windows)
             factors = selection.tokens(self._windows, self._gradients.shape[1])
-            sums[self._bias].addmv_(unscaled.t(), factors)
+            sums.add_product(self._bias, unscaled.t(), factors)
 
 
 class UnitGradient:
@@ -225,10 +247,10 @@ class UnitGradient:
         self._gradients = gradients.flatten(1)
         self.squared_norms = torch.linalg.vector_norm(self._gradients, dim=1).square()
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Form the weighted sum over units."""
         gradients, factors = selection.units(self._gradients, self.units)
-        sums[self._parameter].view(-1).addmv_(gradients.t(), factors)
+        sums.add_product(self._parameter, gradients.t(), factors)
 
 
 class RowGradient:
@@ -257,13 +279,52 @@ class RowGradient:
         squares = torch.linalg.vector_norm(self._rows, dim=1).square()
         self.squared_norms = squares.new_zeros(layout.num_units).index_add_(0, self._owner, squares)
 
-    def add_clipped(self, selection: Selection, sums: Buffers) -> None:
+    def add_clipped(self, selection: Selection, sums: Sums) -> None:
         """Scale each row by its unit's factor and add it to the table."""
         factors = selection.factors[self._owner].unsqueeze(1)
         rows = self._rows * factors
         if not selection.all_finite:
             rows = rows.masked_fill(factors == 0.0, 0.0)
-        sums[self._weight].index_add_(0, self._ids, rows)
+        sums.dense(self._weight).index_add_(0, self._ids, rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gram:
+    """Inner products of the tokens of each unit, float32, without the quarter that symmetry gives.
+
+    Attributes:
+        near: `(units, half, half)` of the first half of the tokens with itself.
+        far: `(units, tokens - half, tokens)` of the second half with all.
+    """
+
+    near: Tensor
+    far: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, block: UnitBlock) -> Gram:
+        """Return the products of `(windows, tokens, features)` within each unit of the block."""
+        tokens = block.tokens(tensor).float()
+        half = tokens.shape[1] // 2
+        first, second = tokens[:, :half], tokens[:, half:]
+        return cls(
+            near=torch.bmm(first, first.transpose(1, 2)), far=torch.bmm(second, tokens.transpose(1, 2))
+        )
+
+    def plus_one(self) -> Gram:
+        """Return the products of the tokens with a constant 1 appended."""
+        return Gram(near=self.near + 1.0, far=self.far + 1.0)
+
+    def dot(self, other: Gram) -> Tensor:
+        """Return `(units,)` sums over all token pairs of the products of entries."""
+        near, far = self.near * other.near, self.far * other.far
+        crossed = far[:, :, : near.shape[2]]
+        return near.sum(dim=(1, 2)) + far.sum(dim=(1, 2)) + crossed.sum(dim=(1, 2))
+
+    def diagonal(self) -> Tensor:
+        """Return `(units, tokens)` squared norms of the tokens."""
+        half = self.near.shape[1]
+        parts = self.near.diagonal(dim1=1, dim2=2), self.far[:, :, half:].diagonal(dim1=1, dim2=2)
+        return torch.cat(parts, dim=1)
 
 
 class GramCache:
@@ -271,13 +332,15 @@ class GramCache:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._last: tuple[Tensor, UnitBlock, Tensor] | None = None
+        self._last: tuple[Tensor, UnitBlock, bool, Gram] | None = None
 
-    def get(self, inputs: Tensor, block: UnitBlock) -> Tensor:
-        """Return `gram_matrix(inputs, block)`, computed once for layers in a row on the same input."""
-        if self._last is None or self._last[1] is not block or not _same(self._last[0], inputs):
-            self._last = inputs, block, gram_matrix(inputs, block)
-        return self._last[2]
+    def get(self, inputs: Tensor, block: UnitBlock, *, bias: bool) -> Gram:
+        """Return the inputs' products, plus one for a bias, once for layers in a row on the same input."""
+        last = self._last
+        if last is None or last[1] is not block or last[2] != bias or not _same(last[0], inputs):
+            gram = Gram.of(inputs, block)
+            last = self._last = inputs, block, bias, gram.plus_one() if bias else gram
+        return last[3]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -288,12 +351,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
         and one.stride() == other.stride()
         and one.dtype == other.dtype
     )
-
-
-def gram_matrix(tensor: Tensor, block: UnitBlock) -> Tensor:
-    """Return float32 inner products of the tokens of each unit, `(units, tokens, tokens)`."""
-    tokens = block.tokens(tensor).float()
-    return torch.bmm(tokens, tokens.transpose(1, 2))
 
 
 def linear_gradients(
@@ -318,7 +375,7 @@ def linear_gradients(
     found: list[LayerGradient] = []
     for block in layout.blocks:
         if layer.weight in trained and _prefers_gram(layer, block.depth * inputs.shape[1]):
-            gram = cache.get(inputs, block)
+            gram = cache.get(inputs, block, bias=layer.bias is not None and layer.bias in trained)
             found.append(
                 GramGradient(layer, trained, inputs=inputs, gradients=gradients, block=block, gram=gram)
             )

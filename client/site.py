@@ -7,22 +7,43 @@ the roster and what the site has answered before. What it reports of a failure i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from client.ledger import Receipt
+from client.private_round import Budget, choose_training
+from client.round_guard import RoundGuard
+from client.round_training import RoundTask, SiteRecords
+from client.secure_aggregation import SecureAggregationClient
 from client.spool import UpdateSpool
-from client.trainer import LocalTrainer, Progress
-from common.errors import DataError, FedwardError, RefusedError
+from common.audit_log import AuditLog
+from common.errors import FedwardError, ProtocolRefused, RefusedError
+from common.files import write_once
 from common.host import ModelHost
-from common.messages import HELLO, TRAIN, UPLOAD, Envelope, refusal_of
+from common.messages import (
+    CONFIRM,
+    HELLO,
+    LEDGER_HEAD,
+    SHARE_KEYS,
+    TRAIN,
+    UNMASK,
+    UPLOAD,
+    Envelope,
+    Scalar,
+    refusal_of,
+)
 from common.parameters import vector_hash
 from common.plan import Plan
 from common.records import Example, ModelUpdate, Note
 from common.roster import Roster
-from common.stages import DELTA, UpdateStage, Weighting, apply_stages
+from common.secure_plan import attempt_context, ring_layout, secure_parameters
+from common.stages import UpdateStage, Weighting, apply_stages
+from common.training import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +57,9 @@ class Site:
         roster: The members and their public weights.
         notes: The site's training records.
         host: The model that the site trains; may be shared with other sites of a simulation.
-        spool: Folder for finished updates.
+        spool: Folder for finished updates, the round guard and the audit log; the site's alone.
+        identity_key: Signs what secure aggregation and the audit log need signed.
+        budget: The privacy ledger and the policy that private plans are held against; None refuses them.
         on_step: Called after each optimizer step, for progress bars on the same machine.
     """
 
@@ -49,23 +72,46 @@ class Site:
         notes: Sequence[Note],
         host: ModelHost,
         spool: Path,
+        identity_key: Ed25519PrivateKey,
+        budget: Budget | None = None,
         on_step: Callable[[str, Progress], None] | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
+        self.roster = roster
         self.weight = roster.weight(name)
         self.host = host
         self.spool_folder = spool
         self.stages: Sequence[UpdateStage] = (Weighting(),)
-        self._notes = notes
-        self._examples: list[Example] | None = None
-        self._on_step = on_step
+        self._identity_key = identity_key
+        spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._audit = AuditLog(spool / "audit.jsonl", key=identity_key)
+        unit = plan.privacy.unit if plan.privacy else "record"
+        self._records = SiteRecords(notes, host, unit=unit)
+        self._training = choose_training(
+            name=name,
+            plan=plan,
+            roster=roster,
+            host=host,
+            records=self._records,
+            budget=budget,
+            on_step=None if on_step is None else partial(on_step, name),
+            on_charge=self._note_charge,
+        )
         self._round = 0
+        self._attempt: SecureAggregationClient | None = None
         self._handlers: dict[str, Callable[[Envelope], Envelope]] = {
             HELLO: self._hello,
             TRAIN: self._train,
             UPLOAD: self._upload,
         }
+        if plan.secure_aggregation.enabled:
+            self._handlers |= {
+                SHARE_KEYS: self._share_keys,
+                UPLOAD: self._masked_upload,
+                CONFIRM: self._confirm,
+                UNMASK: self._unmask,
+            }
 
     def handle(self, request: Envelope) -> Envelope:
         """Answer one request; a request that is not followed is answered with a fixed code.
@@ -81,27 +127,118 @@ class Site:
             _log.warning("%s: %s was not answered: %s", self.name, request.kind, error)
             return refusal_of(request.kind, error.code)
 
+    def forget(self) -> None:
+        """Lose what is held in memory alone, as a crash does: attempt secrets and encoded records."""
+        self._attempt = None
+        self._records.forget()
+        self._round = 0
+
+    def examples(self) -> list[Example]:
+        """Return the site's training windows, encoded once."""
+        return self._records.examples()
+
     def _hello(self, request: Envelope) -> Envelope:
         return Envelope(kind=HELLO, header={"site": self.name, "plan_hash": self.plan.hash})
 
     def _train(self, request: Envelope) -> Envelope:
-        """Train from the model that was sent and keep the update for `upload`."""
+        """Train from the model that was sent, keep the update, and begin an attempt to aggregate it.
+
+        A retry names the model by its hash alone, and uses the update that is there.
+        """
         server_round, spool = self._open_round(request)
-        vector = request.vector("model", np.float32)
-        model_hash = vector_hash(vector)
-        if spool.load(server_round=server_round, model_hash=model_hash) is None:
-            update = self._fit(vector, server_round)
-            spool.save(update, server_round=server_round, model_hash=model_hash)
-        return Envelope(kind=TRAIN, header={"round": server_round, "model_hash": model_hash})
+        secure = self.plan.secure_aggregation.enabled
+        if secure:
+            # Before anything is charged: a second run of this plan gets no sum, so it gets no training.
+            self._pin_run(request.text("run_id"))
+        task = RoundTask(
+            run_id=request.text("run_id"),
+            server_round=server_round,
+            attempt=request.integer("attempt") if secure else 0,
+            model_hash=request.text("model_hash"),
+            model=lambda: self._model(request),
+            ledger_head=request.text(LEDGER_HEAD) if LEDGER_HEAD in request.header else "",
+        )
+        header: dict[str, Scalar] = {
+            "round": server_round,
+            "model_hash": task.model_hash,
+            **self._training.finish(task, spool),
+        }
+        if secure:
+            header["advert"] = self._begin_attempt(request, task)
+        return Envelope(kind=TRAIN, header=header)
+
+    def _model(self, request: Envelope) -> NDArray[np.float32]:
+        """Return the model that a request brings, if it is the one that it names and fits the plan."""
+        vector: NDArray[np.float32] = request.vector("model", np.float32)
+        if vector_hash(vector) != request.text("model_hash"):
+            raise ProtocolRefused("The model that was sent has another hash than the request says.")
+        if vector.shape[0] != self.host.layout.size:
+            raise ProtocolRefused(
+                f"The model that was sent has {vector.shape[0]} parameters; this plan trains "
+                f"{self.host.layout.size}."
+            )
+        return vector
 
     def _upload(self, request: Envelope) -> Envelope:
-        """Send the spooled update through the stages."""
+        """Send the spooled update through the stages, for a plan without secure aggregation."""
+        update = self._finished(request)
+        return Envelope(kind=UPLOAD, header={"round": self._round}, arrays=dict(update.fields))
+
+    def _begin_attempt(self, request: Envelope, task: RoundTask) -> bytes:
+        """Start the state machine of one attempt and return its signed advert."""
+        layout = ring_layout(self.plan, parameters=self.host.layout.size, sites=len(self.roster))
+        self._attempt = SecureAggregationClient(
+            name=self.name,
+            identity_key=self._identity_key,
+            roster=self.roster,
+            parameters=secure_parameters(self.plan),
+            layout=layout,
+            context=attempt_context(
+                self.plan,
+                layout,
+                model_hash=task.model_hash,
+                server_round=task.server_round,
+                attempt=task.attempt,
+                nonce=request.payload("nonce"),
+            ),
+            guard=RoundGuard(self._plan_folder),
+            audit=self._note,
+        )
+        return self._attempt.advertise()
+
+    def _share_keys(self, request: Envelope) -> Envelope:
+        shares = self._current_attempt(request).share_keys(request.payload("adverts"))
+        return Envelope(kind=SHARE_KEYS, header={"shares": shares})
+
+    def _masked_upload(self, request: Envelope) -> Envelope:
+        attempt = self._current_attempt(request)
+        header, masked = attempt.upload(request.payload("delivery"), self._finished(request))
+        return Envelope(kind=UPLOAD, header={"upload": header}, arrays={"masked": masked})
+
+    def _confirm(self, request: Envelope) -> Envelope:
+        confirmation = self._current_attempt(request).confirm(request.payload("survivors"))
+        return Envelope(kind=CONFIRM, header={"confirmation": confirmation})
+
+    def _unmask(self, request: Envelope) -> Envelope:
+        shares = self._current_attempt(request).unmask(request.payload("signatures"))
+        self._attempt = None
+        return Envelope(kind=UNMASK, header={"shares": shares})
+
+    def _current_attempt(self, request: Envelope) -> SecureAggregationClient:
+        """Return the attempt under way; after a crash there is none, and the site has dropped out of it."""
+        self._open_round(request)
+        if self._attempt is None:
+            raise ProtocolRefused("No attempt is under way at this site.")
+        return self._attempt
+
+    def _finished(self, request: Envelope) -> ModelUpdate:
+        """Return the spooled update of the round that a request names, after all stages."""
         server_round, spool = self._open_round(request)
         update = spool.load(server_round=server_round, model_hash=request.text("model_hash"))
         if update is None:
             raise RefusedError(f"There is no finished update for round {server_round} of this model.")
         fields = apply_stages(self.stages, update.fields, weight=update.weight)
-        return Envelope(kind=UPLOAD, header={"round": server_round}, arrays=dict(fields))
+        return ModelUpdate(fields=fields, weight=update.weight)
 
     def _open_round(self, request: Envelope) -> tuple[int, UpdateSpool]:
         """Check what every stage of a round carries; rounds only grow."""
@@ -119,33 +256,43 @@ class Site:
             raise RefusedError("The run id is not a short word of letters and digits.")
         return server_round, UpdateSpool(self.spool_folder, plan_hash=self.plan.hash, run_id=run_id)
 
-    def _fit(self, vector: NDArray[np.float32], server_round: int) -> ModelUpdate:
-        """Train the shared model from `vector` and return the change."""
-        examples = self.examples()
-        with self.host.lock:
-            self.host.write(vector)
-            trainer = LocalTrainer(self.host.model, self.plan, pad_id=self.host.encoding.pad_id)
-            on_step = self._on_step
-            report = None if on_step is None else lambda progress: on_step(self.name, progress)
-            result = trainer.train(examples, site=self.name, server_round=server_round, on_step=report)
-            delta = self.host.read() - vector
-        statistics = {
-            "num_examples": result.num_examples,
-            "num_tokens": result.num_tokens,
-            "loss_sum": result.loss_sum,
+    @property
+    def _plan_folder(self) -> Path:
+        """What the site remembers of this plan across restarts."""
+        return self.spool_folder / self.plan.hash[:16]
+
+    def _pin_run(self, run_id: str) -> None:
+        """Let one run use a plan: a second run of it could difference its sums against the first one's."""
+        pinned = write_once(self._plan_folder / "run-id", run_id)
+        if pinned != run_id:
+            raise ProtocolRefused(
+                "This plan belongs to another run at this site already; a new run needs a new plan hash "
+                "(a new seed will do) and a new approval."
+            )
+
+    def _note(self, event: str, details: Mapping[str, str | int]) -> None:
+        """Put an event of secure aggregation on the audit log; its reason stays in the site's own log."""
+        values: dict[str, str | int] = {
+            "server_round": details["round"],
+            "attempt": details["attempt"],
+            "stage": str(details["stage"]).replace("_", "-"),
         }
-        fields = {DELTA: delta, **{k: np.array([v], dtype=np.float32) for k, v in statistics.items()}}
-        return ModelUpdate(fields=fields, weight=self.weight)
+        if "code" in details:
+            self._audit.append("refusal", code=str(details["code"]), **values)
+        else:
+            self._audit.append("round", **values)
 
-    def examples(self) -> list[Example]:
-        """Return the site's training windows, encoded once.
-
-        Raises:
-            DataError: The site has no examples.
-        """
-        if self._examples is None:
-            unit = self.plan.privacy.unit if self.plan.privacy else "record"
-            self._examples = self.host.encoding.examples(self._notes, unit=unit)
-        if not self._examples:
-            raise DataError(f"Site {self.name} has no training examples; give it records or leave it out.")
-        return self._examples
+    def _note_charge(self, task: RoundTask, receipt: Receipt) -> None:
+        """Put a charge on the audit log, as the ledger has it."""
+        self._audit.append(
+            "charge",
+            plan_hash=self.plan.hash,
+            run_id=task.run_id,
+            server_round=task.server_round,
+            ledger_sequence=receipt.sequence,
+            ledger_hash=receipt.hash,
+            recharge=receipt.recharge,
+            epsilon=receipt.spent.epsilon,
+            delta=receipt.spent.delta,
+            unit=receipt.spent.unit,
+        )

@@ -6,6 +6,7 @@ second charge. Attempt secrets (keys, masks) are never in it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from common.errors import RefusedError
 from common.files import replacing
 from common.records import ModelUpdate
 
@@ -57,6 +59,18 @@ class UpdateSpool:
         except (FileNotFoundError, SafetensorError):
             return None
         return ModelUpdate(fields=fields, weight=weight)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file, in hexadecimal.
+
+        Raises:
+            RefusedError: There is no file.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise RefusedError("There is no finished update in the spool.") from None
 
     def clear(self) -> None:
         """Remove the file."""

@@ -50,3 +50,24 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_once(path: Path, text: str) -> str:
+    """Make a file with `text` unless it is there already, and return what it holds.
+
+    Several processes may call it at once: one of them makes the file, and all get its content.
+
+    Args:
+        path: The file; its folder is made, with mode 0700, where it is absent.
+        text: A short text.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        partial = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+        partial.write_text(text, encoding="utf-8")
+        _sync(partial)
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
+        partial.unlink(missing_ok=True)
+        _sync(path.parent)
+    return path.read_text(encoding="utf-8")

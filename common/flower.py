@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
 
 from common.errors import DecodeError
 from common.messages import HELLO, MESSAGE_VERSION, Envelope
@@ -22,14 +23,22 @@ def message_type(kind: str) -> str:
     return "train" if kind == "train" else f"train.{kind}"
 
 
-def to_record_dict(envelope: Envelope) -> RecordDict:
-    """Put an envelope into a RecordDict."""
+def to_array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Put named arrays into a record; it can be part of several RecordDicts."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(values)) for name, values in arrays.items()})
+
+
+def to_record_dict(envelope: Envelope, arrays: ArrayRecord | None = None) -> RecordDict:
+    """Put an envelope into a RecordDict.
+
+    Args:
+        envelope: The envelope.
+        arrays: Its arrays as a record, where the caller has made it already.
+    """
     header = {"version": MESSAGE_VERSION, "kind": envelope.kind, **envelope.header}
     content: dict[str, Any] = {_HEADER: ConfigRecord(cast(Any, header))}
     if envelope.arrays:
-        content[_ARRAYS] = ArrayRecord(
-            {name: Array(np.ascontiguousarray(a)) for name, a in envelope.arrays.items()}
-        )
+        content[_ARRAYS] = arrays if arrays is not None else to_array_record(envelope.arrays)
     return RecordDict(content)
 
 

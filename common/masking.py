@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from common.errors import ValidationError
 from common.validation import require_int
 
-_BLOCK = 1 << 15
-"""Words per block (128 KiB): zeros, keystream and accumulator of one block fit a 1 MiB cache."""
+_BLOCK = 3 << 14
+"""Words per block (192 KiB): keystream and accumulator of one block fit a second-level cache of 512 KiB."""
 
 _BATCH = 64
 """Keys whose cipher states are held at a time."""

@@ -26,6 +26,9 @@ UNMASK = "unmask"
 STAGES = (TRAIN, SHARE_KEYS, UPLOAD, CONFIRM, UNMASK)
 KINDS = (HELLO, *STAGES)
 
+LEDGER_HEAD = "ledger_head"
+"""Where `train` carries the signed head of a site's privacy ledger, there and back, under a private plan."""
+
 T = TypeVar("T")
 Scalar = str | int | float | bool | bytes
 

@@ -5,6 +5,7 @@ Adapter module: transformers and peft appear here and in `common.tokenization` a
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,12 @@ def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.
         config = AutoConfig.from_pretrained(source, local_files_only=is_local(source))
         _configure(config, section, tags)
         model = AutoModelForTokenClassification.from_pretrained(
-            source, config=config, local_files_only=is_local(source), dtype=torch.float32
+            source,
+            config=config,
+            local_files_only=is_local(source),
+            dtype=torch.float32,
+            # An encoder that was trained for another task brings a head of another size; ours replaces it.
+            ignore_mismatched_sizes=True,
         )
         _check_window(model, section)
         _freeze(model, section)
@@ -183,8 +189,8 @@ def _freeze(model: Any, section: ModelSection) -> None:
 
 def _layers(base: nn.Module) -> Sequence[nn.Module]:
     """Return the encoder's stack of layers: its longest module list."""
-    lists = [module for module in base.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    stacks = [list(module) for module in base.modules() if isinstance(module, nn.ModuleList)]
+    return max(stacks, key=len, default=[])
 
 
 def _with_lora(model: Any, section: ModelSection) -> Any:
@@ -227,7 +233,7 @@ def _quiet() -> Iterator[None]:
     """Keep warnings and progress bars of transformers off the screen."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():

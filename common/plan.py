@@ -37,6 +37,7 @@ PRECISIONS = ("auto", "float32", "bf16")
 UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
 CLIPPING_STYLES = ("flat", "auto", "per_layer")
+LOCAL_OPTIMIZERS = ("adam", "sgd")
 PARTITIONS = ("even", "power_law", "dirichlet", "column")
 ENGINES = ("inprocess", "ray")
 
@@ -70,6 +71,18 @@ def _require_string(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise ValidationError(f"{name} is {value!r}; it must be a text.")
     return value
+
+
+_SINGLE_UPDATE_RULES = ("krum", "multi_krum", "median", "trimmed_mean", "bulyan")
+
+
+def _require_optimizer(name: str, value: object) -> str:
+    if isinstance(value, str) and value.lower() in _SINGLE_UPDATE_RULES:
+        raise ValidationError(
+            f"{name} is {value!r}; rules that compare single updates cannot be used, because secure aggregation "
+            f"opens their sum alone. Use one of {', '.join(SERVER_OPTIMIZERS)}."
+        )
+    return require_choice(name, value, SERVER_OPTIMIZERS)
 
 
 def _require_labels(name: str, value: object) -> tuple[str, ...]:
@@ -161,7 +174,7 @@ class Federation(Section):
     rounds: int = _int(8, 1, 100_000)
     local_epochs: int = _int(1, 0, 1000)
     local_steps: int = _int(0, 0, 1_000_000)
-    optimizer: str = _choice("fedavg", SERVER_OPTIMIZERS)
+    optimizer: str = _checked("fedavg", _require_optimizer)
     server_learning_rate: float = _float(1.0, 0.0, 100.0, above=True)
     server_momentum: float = _float(0.9, 0.0, 0.9999)
     beta1: float = _float(0.9, 0.0, 0.9999)
@@ -195,7 +208,9 @@ class Privacy(Section):
     """Local differential privacy. Absent from a plan, the run is not private.
 
     `steps` counts the noised steps of one site over all rounds. Exactly one of `noise_multiplier` and
-    `target_epsilon` is positive; the other is 0.
+    `target_epsilon` is positive; the other is 0. `optimizer` is what a site steps with: each round begins a new
+    `adam`; `sgd` with one step a round leaves adaptive steps to the server's optimizer, which then sees the
+    sites' gradients averaged, and their noise with them.
     """
 
     title = "privacy"
@@ -211,6 +226,7 @@ class Privacy(Section):
     reserve_rounds: int = _int(0, 0, 1000)
     max_windows_per_unit: int = _int(16, 1, 10_000)
     averaging: float = _float(0.0, 0.0, 0.9999)
+    optimizer: str = _choice("adam", LOCAL_OPTIMIZERS)
 
     def __post_init__(self) -> None:
         """Check the fields and that the noise is given in exactly one way."""
@@ -219,6 +235,11 @@ class Privacy(Section):
             raise ValidationError(
                 f"privacy.noise_multiplier is {self.noise_multiplier} and privacy.target_epsilon is "
                 f"{self.target_epsilon}; give exactly one of them a positive value."
+            )
+        if self.engine == "ghost" and self.clipping == "per_layer":
+            raise ValidationError(
+                "privacy.engine is 'ghost' and privacy.clipping is 'per_layer'; one weighted loss cannot clip "
+                "each layer on its own, so choose the engine bookkeeping or hooks, or flat or auto clipping."
             )
 
 
@@ -238,7 +259,7 @@ class Warmup(Section):
 class SecureAggregation(Section):
     """Whether and how updates are masked. `threshold` 0 asks for the smallest safe one.
 
-    `clip` bounds each coordinate of a site's update, before weighting.
+    `clip` bounds each weighted coordinate of a site's update; `bits` is its width in the ring, sign included.
     """
 
     title = "secure_aggregation"
@@ -246,6 +267,7 @@ class SecureAggregation(Section):
     threshold: int = _int(0, 0, 100_000)
     collusion_tolerance: int = _int(1, 0, 100_000)
     clip: float = _float(0.25, 0.0, 1e4, above=True)
+    bits: int = _int(20, 8, 32)
     dropout_tolerance: float = _float(0.2, 0.0, 0.9)
 
 
@@ -320,6 +342,8 @@ class Plan:
         """
         require_known_keys("the plan", table, ["seed", *_SECTIONS])
         parts = {k: _SECTIONS[k].from_table(v) for k, v in table.items() if k != "seed"}
+        if "privacy" in table and table.get("federation", {}).get("local_epochs"):
+            raise _epochs_under_privacy(table["federation"]["local_epochs"])
         return cls(seed=table.get("seed", 13), **parts)  # type: ignore[arg-type]
 
     @property
@@ -363,16 +387,36 @@ class Plan:
         privacy = self.privacy
         if privacy is None:
             return
-        if privacy.steps % self.federation.rounds:
+        federation = self.federation
+        if privacy.steps % federation.rounds:
             raise ValidationError(
                 f"privacy.steps is {privacy.steps}; it must be a multiple of federation.rounds, which is "
-                f"{self.federation.rounds}, so that every round has the same number of steps."
+                f"{federation.rounds}, so that every round has the same number of steps."
             )
-        if self.federation.local_steps:
+        if federation.local_steps:
             raise ValidationError(
-                f"federation.local_steps is {self.federation.local_steps}; under [privacy] the steps of a "
+                f"federation.local_steps is {federation.local_steps}; under [privacy] the steps of a "
                 "round are privacy.steps / federation.rounds, so leave it out."
             )
+        if federation.local_epochs > 1:
+            raise _epochs_under_privacy(federation.local_epochs)
+        # One epoch is the default of a plan that names none; a private plan has no epochs at all.
+        object.__setattr__(self, "federation", dataclasses.replace(federation, local_epochs=0))
+        if self.training.physical_tokens < self.model.max_tokens:
+            raise ValidationError(
+                f"training.physical_tokens is {self.training.physical_tokens} and model.max_tokens is "
+                f"{self.model.max_tokens}; under [privacy] whether a window fits must not depend on the "
+                "records, so raise the one or lower the other."
+            )
+
+
+def _epochs_under_privacy(epochs: object) -> ValidationError:
+    """Return the error for a private plan with epochs."""
+    return ValidationError(
+        f"federation.local_epochs is {epochs!r}; under [privacy] units are drawn at the rate privacy.q for "
+        "privacy.steps steps, and an epoch would visit each unit for certain, which no accountant here "
+        "covers, so leave it out."
+    )
 
 
 def read_plan(path: Path, overrides: Iterable[str] = ()) -> Plan:

@@ -7,9 +7,7 @@ every site approves anew. Fingerprints are for people to compare out of band.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.errors import InputError, PlanError, ValidationError
+from common.files import write_atomically
 from common.validation import require_int, require_known_keys, require_text
 from common.wire_format import Writer
 
@@ -128,6 +127,24 @@ class Roster:
             out.raw(member.public_units.to_bytes(8), 8)
         return hashlib.sha256(out.finish()).digest()
 
+    def require_digest(self, roster_sha256: str) -> None:
+        """Raise unless this is the roster that a plan names in `federation.roster_sha256`.
+
+        Raises:
+            PlanError: The plan names another roster, or none.
+        """
+        own = self.digest().hex()
+        if not roster_sha256:
+            raise PlanError(
+                "The plan names no roster, so that its members could be exchanged unseen; set "
+                f'federation.roster_sha256 to "{own}".'
+            )
+        if own != roster_sha256:
+            raise PlanError(
+                f"The plan is for the roster with federation.roster_sha256 {roster_sha256[:16]!r}..., but the "
+                f"roster given has {own[:16]!r}...; use the roster that belongs to the plan."
+            )
+
     def with_member(self, member: Member) -> Roster:
         """Return a roster with one more member."""
         return Roster((*self.members, member))
@@ -147,6 +164,19 @@ def fingerprint(identity_key: bytes) -> str:
     """Return 160 bits of the key's SHA-256 as ten groups of four hexadecimal digits."""
     text = hashlib.sha256(b"fedward identity key v1" + identity_key).hexdigest()[:40]
     return " ".join(text[at : at + 4] for at in range(0, 40, 4))
+
+
+def parse_identity_key(text: str) -> bytes:
+    """Return a public identity key from its 64 lower-case hexadecimal digits.
+
+    Raises:
+        ValidationError: The text is something else.
+    """
+    if not isinstance(text, str) or not _KEY.fullmatch(text):
+        raise ValidationError(
+            "An identity_key must be 64 lower-case hexadecimal digits; see fedward-site keys show."
+        )
+    return bytes.fromhex(text)
 
 
 def read_roster(path: Path) -> Roster:
@@ -180,7 +210,7 @@ def write_roster(roster: Roster, path: Path) -> None:
             f'identity_key = "{member.identity_key.hex()}"',
             f"public_units = {member.public_units}",
         ]
-    _replace_file(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _parse_member(number: int, entry: object) -> Member:
@@ -192,25 +222,8 @@ def _parse_member(number: int, entry: object) -> Member:
     for key in _FIELDS[:2]:
         if key not in entry:
             raise ValidationError(f"{where} lacks {key}.")
-    key = entry["identity_key"]
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise ValidationError(f"{where} has an identity_key that is not 64 lower-case hexadecimal digits.")
-    return Member(
-        name=entry["name"], identity_key=bytes.fromhex(key), public_units=entry.get("public_units", 1)
-    )
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Write beside the file, flush to disk, and rename over it."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        # A roster is public, and other users (the agent's, the SuperNode's) read it.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        identity_key = parse_identity_key(entry["identity_key"])
+    except ValidationError as error:
+        raise ValidationError(f"{where}: {error}") from None
+    return Member(name=entry["name"], identity_key=identity_key, public_units=entry.get("public_units", 1))

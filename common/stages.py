@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 Fields = Mapping[str, NDArray[Any]]
 
 DELTA = "delta"
-"""The field that holds the change of the trained parameters; the only one that is weighted."""
+"""The field that holds the change of the trained parameters, `(parameters,)`."""
 
-STATISTICS = ("num_examples", "num_tokens", "loss_sum")
-"""Scalar fields that a site without privacy sends along; each is a vector of one."""
+SUM_STATISTICS = ("num_examples", "num_tokens", "num_clipped")
+"""Counts that a site without privacy sends along, each a vector of one; the server sees their sums."""
+
+MEAN_STATISTICS = ("train_loss",)
+"""Values that a site without privacy sends along, weighted like the delta; the server sees their mean."""
+
+_WEIGHTED = frozenset((DELTA, *MEAN_STATISTICS))
 
 
 class UpdateStage(Protocol):
@@ -36,16 +41,16 @@ class UpdateStage(Protocol):
 
 @dataclass(frozen=True)
 class Weighting:
-    """Multiplies the delta by the site's public weight; the server divides by the weights' sum."""
+    """Multiplies what is averaged by the site's public weight; the server divides by the weights' sum."""
 
     def apply(self, fields: Fields, *, weight: float) -> Fields:
-        """Weight the delta and leave the statistics."""
-        return {k: v * np.float32(weight) if k == DELTA else v for k, v in fields.items()}
+        """Weight the delta and the mean statistics; counts stay as they are."""
+        return {k: v * np.float32(weight) if k in _WEIGHTED else v for k, v in fields.items()}
 
     def undo(self, total: Fields, *, weights: Sequence[float]) -> Fields:
-        """Turn the summed delta into the weighted mean."""
+        """Turn weighted sums into weighted means."""
         divisor = math.fsum(weights)
-        return {k: v / divisor if k == DELTA else v for k, v in total.items()}
+        return {k: v / divisor if k in _WEIGHTED else v for k, v in total.items()}
 
 
 def apply_stages(stages: Sequence[UpdateStage], fields: Fields, *, weight: float) -> Fields:

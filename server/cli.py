@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from common.command import run_command
+from common.roster import Member, Roster, parse_identity_key, read_roster, write_roster
 
 app = typer.Typer(
     name="fedward-server",
@@ -23,9 +25,35 @@ console = Console()
 ModelFolder = Annotated[Path, typer.Option("--model", help="A run's model folder.")]
 
 
-@app.callback()
-def _root() -> None:
-    """Coordinate a federation and evaluate its model."""
+roster = typer.Typer(help="Who takes part: names, identity keys and public weights.", no_args_is_help=True)
+app.add_typer(roster, name="roster")
+
+RosterFile = Annotated[Path, typer.Argument(help="The roster, a TOML file.", show_default=False)]
+
+
+@roster.command("add")
+def roster_add(
+    path: RosterFile,
+    name: Annotated[str, typer.Option("--name", help="The site's name.")],
+    identity_key: Annotated[
+        str, typer.Option("--key", help="Its public identity key, 64 hexadecimal digits.")
+    ],
+    public_units: Annotated[
+        int, typer.Option("--public-units", help="The public number that its weight is in proportion to.")
+    ] = 1,
+) -> None:
+    """Add a site. The roster's hash is part of the plan hash, so every site approves the new plan anew."""
+    member = Member(name=name, identity_key=parse_identity_key(identity_key), public_units=public_units)
+    before = read_roster(path) if path.exists() else None
+    after = Roster((member,)) if before is None else before.with_member(member)
+    write_roster(after, path)
+    _show_roster(after)
+
+
+@roster.command("show")
+def roster_show(path: RosterFile) -> None:
+    """Print names, weights and fingerprints, to be compared with the sites out of band."""
+    _show_roster(read_roster(path))
 
 
 @app.command()
@@ -64,6 +92,16 @@ def predict(
     console.print(
         f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True
     )
+
+
+def _show_roster(members: Roster) -> None:
+    """Print a roster and its hash."""
+    table = Table("site", "public units", "weight", "fingerprint")
+    for member in members:
+        weight = f"{members.weight(member.name):.4f}"
+        table.add_row(member.name, str(member.public_units), weight, member.fingerprint)
+    console.print(table)
+    console.print(f"roster_sha256 = {members.digest().hex()}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

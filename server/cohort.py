@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from common.errors import RoundError
 from common.messages import HELLO, Envelope
 from common.roster import Roster
-from server.exchange import Exchange
+from server.exchange import NODE_ERROR, Exchange
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -68,7 +68,9 @@ class Cohort:
         hello = Envelope(kind=HELLO, header={"plan_hash": self.plan_hash})
         fresh = dict.fromkeys(sorted(nodes - self.asked), hello)
         for node, reply in self.exchange.to_nodes(fresh, deadline=deadline, group="hello"):
-            self.asked.add(node)
+            # A node that broke down, or was too slow to start, may be well by the next round.
+            if reply.refusal != NODE_ERROR:
+                self.asked.add(node)
             self._welcome(node, reply)
         return sorted(self.exchange.nodes)
 

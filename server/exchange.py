@@ -11,17 +11,23 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from common.errors import DecodeError, FedwardError
-from common.flower import from_record_dict, message_type, to_record_dict
+from common.flower import from_record_dict, message_type, to_array_record, to_record_dict
 from common.messages import Envelope, refusal_of
 
 _log = logging.getLogger(__name__)
+NODE_ERROR = "node-error"
+"""The code of a node that Flower says has failed or not answered in time."""
+
 _POLL_SECONDS = 0.1
 
 
@@ -43,7 +49,8 @@ class Exchange:
 
     Args:
         grid: Flower's grid, or the simulation's.
-        pullers: Threads that pull at once; 1 for a grid in this process.
+        pullers: Threads that pull at once. 0 pulls in the calling thread, one message after the other: for a
+            grid in this process, which cannot hang and whose memory should stay flat.
     """
 
     def __init__(self, grid: Grid, *, pullers: int = 4) -> None:
@@ -68,12 +75,16 @@ class Exchange:
         self, requests: Mapping[int, Envelope], *, deadline: float, group: str
     ) -> Iterator[tuple[int, Envelope]]:
         """As `run`, for nodes whose site is not known yet."""
+        if self.pullers == 0:
+            yield from self._one_by_one(requests, deadline=deadline, group=group)
+            return
+        records = _SharedArrays()
         waiting: queue.Queue[tuple[str, int, str]] = queue.Queue()
         ready: queue.Queue[tuple[int, Envelope]] = queue.Queue(maxsize=1)
         stop = threading.Event()
         end = time.monotonic() + deadline
         for node, request in requests.items():
-            waiting.put((self._push(node, request, deadline, group), node, request.kind))
+            waiting.put((self._push(node, request, records, deadline, group), node, request.kind))
         workers = min(self.pullers, len(requests))
         for _ in range(workers):
             threading.Thread(target=self._pull, args=(waiting, ready, stop), daemon=True).start()
@@ -85,10 +96,29 @@ class Exchange:
         finally:
             stop.set()
 
-    def _push(self, node: int, request: Envelope, deadline: float, group: str) -> str:
+    def _one_by_one(
+        self, requests: Mapping[int, Envelope], *, deadline: float, group: str
+    ) -> Iterator[tuple[int, Envelope]]:
+        """Push and pull one request after the other; those that are not answered at once are asked again."""
+        records = _SharedArrays()
+        end = time.monotonic() + deadline
+        waiting = deque((node, "", request) for node, request in requests.items())
+        while waiting and time.monotonic() < end:
+            node, message_id, request = waiting.popleft()
+            fresh = not message_id
+            message_id = message_id or self._push(node, request, records, deadline, group)
+            replies = list(self.grid.pull_messages([message_id]))
+            if replies and time.monotonic() < end:
+                yield node, _decode(replies[0], request.kind)
+            elif not replies:
+                waiting.append((node, message_id, request))
+                if not fresh:
+                    time.sleep(_POLL_SECONDS)
+
+    def _push(self, node: int, request: Envelope, records: _SharedArrays, deadline: float, group: str) -> str:
         """Push one request; its time to live ends with the exchange."""
         message = self.grid.create_message(
-            to_record_dict(request), message_type(request.kind), node, group, ttl=deadline
+            records.record_dict(request), message_type(request.kind), node, group, ttl=deadline
         )
         (message_id,) = self.grid.push_messages([message])
         return message_id
@@ -110,13 +140,27 @@ class Exchange:
             except Exception:
                 # A puller that died would leave the other sites' replies unread until the deadline.
                 _log.exception("The reply of node %d could not be pulled", node)
-                _offer(ready, (node, refusal_of(kind, "node-error")), stop)
+                _offer(ready, (node, refusal_of(kind, NODE_ERROR)), stop)
                 continue
             if not replies:
                 waiting.put((message_id, node, kind))
                 stop.wait(_POLL_SECONDS)
                 continue
             _offer(ready, (node, _decode(replies[0], kind)), stop)
+
+
+class _SharedArrays:
+    """Turns the arrays that many requests share into one Flower record, so that the model exists once."""
+
+    def __init__(self) -> None:
+        self._arrays: Mapping[str, NDArray[Any]] | None = None
+        self._record: ArrayRecord | None = None
+
+    def record_dict(self, request: Envelope) -> RecordDict:
+        """Return a request's RecordDict; its arrays are those of the last request where they are the same."""
+        if self._record is None or self._arrays is not request.arrays:
+            self._arrays, self._record = request.arrays, to_array_record(request.arrays)
+        return to_record_dict(request, self._record)
 
 
 def _offer(
@@ -134,7 +178,7 @@ def _offer(
 def _decode(message: Message, kind: str) -> Envelope:
     """Return the reply's envelope, or one that carries a code."""
     if message.has_error():
-        return refusal_of(kind, "node-error")
+        return refusal_of(kind, NODE_ERROR)
     try:
         envelope = from_record_dict(message.content)
     except FedwardError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
-from common.accounting import Epsilon, compose_across_sites
+from common.accounting import Epsilon
 from server.report_parts import count, details, duration, score, small, table
 from server.report_rounds import rounds_section, sites_in
 from server.report_style import STYLE
@@ -31,6 +31,7 @@ def render_report(report: RunReport) -> str:
         _section("Entities", _entities(report)),
         _section("Rounds", rounds_section(report)),
         _section("Privacy", _privacy(report)),
+        _warmup(report),
         _section("Secure aggregation", _secure_aggregation(report)),
         _section("How to repeat it", _repeat(report)),
     ]
@@ -163,16 +164,47 @@ def _privacy(report: RunReport) -> str:
         "ε is an upper bound on what the run's messages reveal about one unit of a site, at that δ and for "
         f"neighbours as named.{_across(report)} The timing and the failures of sites are outside it."
     )
-    return f"{table(heads, rows)}<p class='note'>{note}</p>"
+    return f"{table(heads, rows)}<p class='note'>{note}</p>{_composition(report)}"
+
+
+def _composition(report: RunReport) -> str:
+    """Return what each site's bound composes."""
+    told = [
+        f"{escape(site)}: {count(int(parts['steps']), 'step')} in {count(int(parts['trainings']), 'training')} "
+        f"at sampling rate {parts['q']:g} with noise multiplier {parts['noise_multiplier']:g}"
+        for site, parts in report.composition.items()
+        if site in report.privacy
+    ]
+    return f"<p class='note'>Composed so far: {'; '.join(told)}.</p>" if told else ""
+
+
+def _warmup(report: RunReport) -> str:
+    """Return what the model had learnt from public notes before any site trained."""
+    if report.warmup is None:
+        return ""
+    facts = report.warmup
+    scores = ", ".join(
+        f"{name} {score(facts[key])}"
+        for name, key in (("development", "devel_micro_f1"), ("test", "test_micro_f1"))
+        if key in facts
+    )
+    alone = f" Micro F1 after the warm-up alone: {scores}." if scores else ""
+    what = "the head" if facts["head_only"] else "everything that the plan trains"
+    return _section(
+        "Public warm-up",
+        f"<p>Before round 1 the server trained {what} for {count(facts['epochs'], 'epoch')} on "
+        f"{count(facts['notes'], 'public note')} ({escape(str(facts['source']))}), which cost no site any "
+        f"privacy.{alone}</p>",
+    )
 
 
 def _across(report: RunReport) -> str:
     """Return the claim for somebody with records at every site, where there is one."""
     if report.weakest is None or len(report.privacy) < 2:
         return ""
-    if len({claim.unit for claim in report.privacy.values()}) > 1:
+    both = report.across_sites
+    if both is None:
         return " The sites' units differ, so nothing is claimed for somebody with records at several."
-    both = compose_across_sites(tuple(report.privacy.values()))
     return (
         " For somebody whose records lie at every site the bounds add up: "
         f"ε {_epsilon(both)} at δ {small(both.delta)}."

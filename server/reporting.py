@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from common.accounting import Epsilon
+from common.accounting import Epsilon, compose_across_sites
 from common.validation import require_text
 
 _PACKAGES: Final = (
@@ -41,6 +41,8 @@ class RunReport:
         planned_rounds: How many rounds the plan asks for.
         sites: The names of the sites in the roster.
         privacy: What each site that spent privacy budget claims; empty if the run was not private.
+        composition: What each claim composes: `mechanism`, `trainings`, `steps`, `q`, `noise_multiplier`.
+        warmup: What the public warm-up was trained on, and the scores of its model alone; None without one.
         secure_aggregation: Whether the server could open only sums.
         threshold: The least number of sites that can open a sum, with secure aggregation.
         plan_text: The plan's TOML.
@@ -61,6 +63,8 @@ class RunReport:
     planned_rounds: int
     sites: Sequence[str]
     privacy: Mapping[str, Epsilon] = field(default_factory=dict)
+    composition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warmup: Mapping[str, Any] | None = None
     secure_aggregation: bool = False
     threshold: int | None = None
     plan_text: str
@@ -86,6 +90,13 @@ class RunReport:
         return max(self.privacy.values(), key=lambda claim: claim.epsilon)
 
     @property
+    def across_sites(self) -> Epsilon | None:
+        """The claim for somebody with records at every site, or None unless every site claims one."""
+        if self.weakest is None or len({claim.unit for claim in self.privacy.values()}) > 1:
+            return None
+        return compose_across_sites(tuple(self.privacy.values()))
+
+    @property
     def epsilon(self) -> float | None:
         """The weakest site's epsilon, or None unless every site claims a finite one."""
         weakest = self.weakest
@@ -108,13 +119,22 @@ def result_of(report: RunReport) -> dict[str, Any]:
         "sites": len(report.sites),
         "secure_aggregation": report.secure_aggregation,
         "epsilon": report.epsilon,
-        "privacy": {site: claim.to_dict() for site, claim in report.privacy.items()},
+        "privacy": {site: _claim(report, site) for site in report.privacy},
+        "privacy_across_sites": report.across_sites.to_dict() if report.across_sites else None,
+        "warmup": None if report.warmup is None else dict(report.warmup),
         "seed": report.seed,
         "seconds": report.seconds,
         "finished_at": report.finished_at,
         "versions": dict(report.versions),
         "warnings": list(report.warnings),
     }
+
+
+def _claim(report: RunReport, site: str) -> dict[str, Any]:
+    """Return a site's claim, with what it composes where that is known."""
+    claim = report.privacy[site].to_dict()
+    composition = report.composition.get(site)
+    return claim if composition is None else {**claim, "composition": dict(composition)}
 
 
 def installed_versions() -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DecodeError, FedwardError, RoundError
-from common.messages import TRAIN, UPLOAD, Envelope
+from common.errors import DecodeError, FedwardError, LedgerError, PolicyError, RoundError
+from common.messages import LEDGER_HEAD, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.plan import Plan
 from common.roster import Roster
@@ -26,10 +26,17 @@ from server.checkpoint import Checkpoint, CheckpointStore
 from server.cohort import Cohort
 from server.exchange import Exchange
 from server.optimizer import ServerOptimizer
+from server.privacy_record import PrivacyRecord
 
 _log = logging.getLogger(__name__)
 
 FloatVector = NDArray[np.float32]
+
+_FINAL_REFUSALS = (LedgerError.code, PolicyError.code)
+
+
+class SumLostError(RoundError):
+    """A round ended without a sum and cannot be repeated; the next one can begin."""
 
 
 class RoundListener(Protocol):
@@ -105,8 +112,13 @@ class Conversation:
         arrays: Mapping[str, NDArray[Any]] = {},
         deadline: float,
         on_reply: Callable[[str, Envelope], None],
-    ) -> None:
-        """Send one stage to sites and hand each good reply to `on_reply` as it comes."""
+    ) -> dict[str, str]:
+        """Send one stage to sites and hand each good reply to `on_reply` as it comes.
+
+        Returns:
+            The fixed code of each site that answered without doing what was asked.
+        """
+        refusals: dict[str, str] = {}
         common: dict[str, Any] = {
             "plan_hash": self.plan.hash,
             "run_id": request.run_id,
@@ -129,8 +141,11 @@ class Conversation:
                 except FedwardError as error:
                     _log.warning("The %s reply of %s is left out: %s", kind, reply.site, error)
                     refusal = error.code
+            if refusal is not None:
+                refusals[reply.site] = refusal
             self.listener.on_reply(kind, reply.site, refusal)
         self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - started
+        return refusals
 
 
 class PlainAggregator:
@@ -203,6 +218,7 @@ class RoundLoop:
         optimizer: Steps the global model.
         store: Receives a checkpoint after each round.
         evaluate: Scores a model vector on the server's development set; None without one.
+        privacy: Counts what sites are asked to train, under a private plan.
         stages: What sites applied to their updates, undone here in reverse.
     """
 
@@ -217,6 +233,7 @@ class RoundLoop:
         optimizer: ServerOptimizer,
         store: CheckpointStore,
         evaluate: Callable[[FloatVector], Mapping[str, Any]] | None,
+        privacy: PrivacyRecord | None = None,
         stages: Sequence[UpdateStage] = (Weighting(),),
     ) -> None:
         self.plan = plan
@@ -227,6 +244,7 @@ class RoundLoop:
         self.optimizer = optimizer
         self.store = store
         self.evaluate = evaluate
+        self.privacy = privacy
         self.stages = stages
         self.listener = conversation.listener
         self.on_row: Sequence[Callable[[Mapping[str, Any]], None]] = ()
@@ -259,8 +277,10 @@ class RoundLoop:
             vector=state.weights,
             model_hash=vector_hash(state.weights),
         )
-        trained = self._train(request)
-        opened = self.aggregator.collect(request, trained)
+        try:
+            opened = self.aggregator.collect(request, self._train(request))
+        except SumLostError as error:
+            return self._without_sum(state, error, started)
         minimum = self.plan.federation.minimum_cohort
         if len(opened.sites) < minimum:
             raise RoundError(
@@ -278,6 +298,24 @@ class RoundLoop:
             **_training_metrics(fields),
         }
         return self._scored(state, vector, metrics, started)
+
+    def _without_sum(self, state: RunState, error: SumLostError, started: float) -> RunState:
+        """Go on with the same model after a round that was lost; two in a row stop the run."""
+        if state.history and state.history[-1].get("lost"):
+            raise RoundError(
+                f"{error} The round before was lost too, so the run stopped; see which sites can be reached, "
+                "and resume it."
+            ) from error
+        _log.warning("%s The model stays as it was.", error)
+        seconds = time.monotonic() - started
+        row = {
+            "round": state.server_round + 1,
+            "sites": [],
+            "lost": True,
+            "seconds": seconds,
+            "seconds_by_stage": dict(self.conversation.seconds),
+        }
+        return replace(state, server_round=state.server_round + 1, history=(*state.history, row))
 
     def restore(self, checkpoint: Checkpoint) -> RunState:
         """Return the state that a checkpoint holds, and load the optimizer's.
@@ -300,20 +338,53 @@ class RoundLoop:
         )
 
     def _train(self, request: RoundRequest) -> dict[str, Envelope]:
-        """Let every site that can be reached train; return the replies of those that did."""
+        """Let every site that can be reached train; return the replies of those that did.
+
+        Raises:
+            RoundError: Too few did, because budgets or policies do not allow it.
+        """
         federation = self.plan.federation
         sites = self.cohort.gather(deadline=federation.train_deadline, on_wait=self.listener.on_wait)
         trained: dict[str, Envelope] = {}
-        self.conversation.ask(
+        header = self.aggregator.train_header(request)
+        if self.privacy is not None:
+            self.privacy.ask(sites)
+
+        def keep(site: str, reply: Envelope) -> None:
+            trained[site] = reply
+            if self.privacy is not None:
+                self.privacy.keep_head(site, reply.header.get(LEDGER_HEAD))
+
+        refusals = self.conversation.ask(
             TRAIN,
             sites,
             request,
-            header=self.aggregator.train_header(request),
+            header=lambda site: {**header, **self._echo(site)},
             arrays={"model": request.vector},
             deadline=federation.train_deadline,
-            on_reply=trained.__setitem__,
+            on_reply=keep,
         )
+        self._require_willing(request, trained, refusals)
         return trained
+
+    def _echo(self, site: str) -> dict[str, str]:
+        """Return the last ledger head of a site, for the site to hold its ledger against."""
+        head = "" if self.privacy is None else self.privacy.head(site)
+        return {LEDGER_HEAD: head} if head else {}
+
+    def _require_willing(
+        self, request: RoundRequest, trained: Mapping[str, Envelope], refusals: Mapping[str, str]
+    ) -> None:
+        """Stop the run where too few sites are left that may train: asking again would not help."""
+        declined = {site: code for site, code in refusals.items() if code in _FINAL_REFUSALS}
+        minimum = self.plan.federation.minimum_cohort
+        if declined and len(trained) < minimum:
+            told = ", ".join(f"{site} ({code})" for site, code in sorted(declined.items()))
+            raise RoundError(
+                f"Round {request.server_round}: {len(trained)} sites trained and the plan needs {minimum} "
+                f"(federation.minimum_cohort). These declined by their own ledger or policy, whose logs say why: "
+                f"{told}."
+            )
 
     def _scored(
         self, state: RunState, vector: FloatVector, metrics: dict[str, Any], started: float
@@ -349,10 +420,5 @@ class RoundLoop:
 
 
 def _training_metrics(fields: Fields) -> dict[str, Any]:
-    """Return the sums that rode along, and the loss per word that follows from them."""
-    metrics: dict[str, Any] = {
-        name: float(values[0]) for name, values in fields.items() if name != DELTA and values.shape == (1,)
-    }
-    if metrics.get("num_tokens"):
-        metrics["train_loss"] = metrics.pop("loss_sum") / metrics["num_tokens"]
-    return metrics
+    """Return the statistics that rode along: sums of counts, and the mean loss per labelled word (nats)."""
+    return {name: float(values[0]) for name, values in fields.items() if name != DELTA}

@@ -8,6 +8,9 @@ runs/<name>/
 ├── tensorboard/      event files
 ├── model/            a plain Hugging Face folder
 ├── audit.jsonl       the hash-chained audit log
+├── attempt.json      the newest attempt at secure aggregation
+├── privacy.json      how often each site was asked to train, under a private plan
+├── warmup.json       what the public warm-up gave
 ├── report.html       self-contained
 └── result.json       the headline numbers
 ```
@@ -29,7 +32,16 @@ from typing import Any, Final, Self
 from common.errors import InputError
 from common.files import remove_partial_files, replacing, write_atomically
 
-_FILES: Final = ("plan.toml", "metrics.jsonl", "audit.jsonl", "report.html", "result.json")
+_FILES: Final = (
+    "plan.toml",
+    "metrics.jsonl",
+    "audit.jsonl",
+    "attempt.json",
+    "privacy.json",
+    "warmup.json",
+    "report.html",
+    "result.json",
+)
 _FOLDERS: Final = ("checkpoints", "tensorboard", "model", "spool", "mlflow", "wandb")
 _LOCK: Final = ".lock"
 

@@ -31,6 +31,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from common.aggregation_graph import GraphDesign
 from common.errors import AbortError, DecodeError, ProtocolRefused, ValidationError
 from common.key_exchange import AgreementKey, verify
 from common.masking import apply_masks
@@ -135,9 +136,19 @@ class SecureAggregationServer:
         return f"SecureAggregationServer(stage={self._stage.name}, sites={len(self._adverts)})"
 
     @property
+    def confirming(self) -> bool:
+        """Whether sites have been asked to confirm: they then refuse every further attempt of the round."""
+        return bool(self._alive)
+
+    @property
     def dropouts(self) -> Mapping[str, tuple[str, ...]]:
         """The names of the sites lost so far, per stage that was closed."""
         return dict(self._dropouts)
+
+    @property
+    def design(self) -> GraphDesign:
+        """The neighbour graph's size and thresholds, once `close_adverts` was called."""
+        return self._known_cohort().graph.design
 
     def add_advert(self, name: str, message: bytes) -> None:
         """Take one site's `Advert`.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.trainer import FitSession, LocalTrainer
+from client.trainer import LocalTrainer
 from common.errors import InputError
 from common.files import write_atomically
 from common.host import ModelHost
@@ -87,7 +87,7 @@ def fit_centrally(
     trainer = LocalTrainer(host.model, plan, pad_id=host.encoding.pad_id)
     epochs = plan.federation.rounds * max(plan.federation.local_epochs, 1)
     steps = -(-len(examples) // plan.training.batch_size)
-    session = FitSession(trainer, total_steps=steps * epochs)
+    session = trainer.session(total_steps=steps * epochs)
     best: tuple[float, int, NDArray[np.float32]] = (-1.0, 0, host.read())
     seconds = 0.0
     for epoch in range(1, epochs + 1):

@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForTokenClassification
 from client.clip_rule import ClipRule
 from client.clipped_sum import token_loss
 from client.clipping import ENGINES, make_engine
+from client.heap import keep_freed_memory
 from client.sampling import PhysicalBatch
 from common.errors import FedwardError
 from common.secure_random import SecureGenerator
@@ -227,6 +228,8 @@ def _answer(
     sender: Connection, threads: int, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
     """Run `function` in the child and send its result."""
+    # As the trainer does; it speeds the plain step up too.
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sender.send(function(*arguments))

@@ -50,6 +50,18 @@ def run(
         typer.Option(help="What goes wrong: drop:site-2@3, slow:site-1@2:5s, fail:site-1@1/upload."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    ledgers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the sites' privacy ledgers, which then outlive the run.", show_default=False
+        ),
+    ] = None,
+    max_epsilon: Annotated[
+        float,
+        typer.Option(
+            help="What a site may ever spend, set at its first run; 0 lets the plan through once.", min=0
+        ),
+    ] = 0.0,
 ) -> None:
     """Run a federation and leave a run folder with the model, metrics and a report."""
     require_choice("--engine", engine, ENGINES)
@@ -68,6 +80,8 @@ def run(
             watch=watch,
             device=device,
             engine=engine,
+            ledgers=ledgers,
+            max_epsilon=max_epsilon,
         )
     print_evaluation(console, result["evaluation"], title="Test set")
     _say_result(result, out)
@@ -145,6 +159,23 @@ def synthesize(
 
 
 @app.command()
+def sites(
+    plan: PlanFile,
+    data: DataFolder,
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the sites and the server.")],
+    overrides: Overrides = None,
+    superlink: Annotated[str, typer.Option(help="Host and port of the SuperLink.")] = "127.0.0.1:8000",
+) -> None:
+    """Write the folders of a real federation on this machine: records, keys, site.toml, roster and plan."""
+    parsed = read_plan(plan, overrides or ())
+    from simulation.engine import read_data
+    from simulation.sites import write_sites
+
+    roster = write_sites(parsed, read_data(data, parsed), out, superlink=superlink)
+    console.print(f"Wrote {len(roster)} sites, the roster and the plan to {out}.", soft_wrap=True)
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the run; an earlier demo there is replaced.")
@@ -175,14 +206,44 @@ def _say_result(result: dict[str, Any], out: Path) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if result["warmup"] is not None and "test_micro_f1" in result["warmup"]:
+        facts = result["warmup"]
+        console.print(
+            f"Before that, a public warm-up on {facts['notes']} notes ({facts['source']}) alone gave micro F1 "
+            f"{facts['test_micro_f1']:.4f}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for line in _privacy_lines(result):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _privacy_lines(result: dict[str, Any]) -> list[str]:
+    """Say what each site spent, or that nothing bounds what the model may reveal."""
+    if not result["privacy"]:
+        return ["The run was not private: the model may repeat what it learnt from single records."]
+    lines = []
+    for site, claim in result["privacy"].items():
+        parts = claim["composition"]
+        lines.append(
+            f"{site}: epsilon {claim['epsilon']:.3f} at delta {claim['delta']:g} ({claim['neighbouring']}, "
+            f"{claim['method']}), {parts['steps']} steps at q {parts['q']:g} with noise multiplier "
+            f"{parts['noise_multiplier']:g}."
+        )
+    both = result["privacy_across_sites"]
+    if both is not None and len(lines) > 1:
+        lines.append(
+            f"For somebody with records at every site the bounds add up to epsilon {both['epsilon']:.3f} at delta "
+            f"{both['delta']:g}."
+        )
+    return lines
 
 
 def _comparison(table: dict[str, Any]) -> Table:
     """Return the comparison as a table, one row an arm."""
     rows = Table("", "micro F1", "spread", "seconds", "per entity", title="Same test set, epochs and seeds")
-    entries: list[tuple[str, dict[str, Any]]] = [
-        (key, table[key]) for key in ("lexicon", "central", "federated") if key in table
-    ]
+    arms = ("lexicon", "central", "federated")
+    entries: list[tuple[str, dict[str, Any]]] = [(arm, table[arm]) for arm in arms if arm in table]
     entries += [(f"alone: {entry['site']}", entry) for entry in table.get("alone", [])]
     for label, entry in entries:
         per_entity = ", ".join(f"{name} {f1:.4f}" for name, f1 in entry["per_entity"].items())

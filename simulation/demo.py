@@ -13,7 +13,9 @@ from simulation.engine import simulate
 from simulation.synthetic import generate
 from simulation.watch import RunWatch
 
-NOTES_PER_HOSPITAL = 100
+NOTES_PER_HOSPITAL = 80
+DEVEL_NOTES = 40
+TEST_NOTES = 100
 
 
 def run_demo(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
@@ -29,7 +31,13 @@ def run_demo(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
         f"{sites} synthetic hospitals with {NOTES_PER_HOSPITAL} notes each; no real record is involved.",
         soft_wrap=True,
     )
-    corpus = generate(hospital_count=sites, notes_per_hospital=NOTES_PER_HOSPITAL, seed=plan.seed)
+    corpus = generate(
+        hospital_count=sites,
+        notes_per_hospital=NOTES_PER_HOSPITAL,
+        seed=plan.seed,
+        devel_notes=DEVEL_NOTES,
+        test_notes=TEST_NOTES,
+    )
     data = Dataset(train=corpus.all_train, devel=corpus.devel, test=corpus.test)
     with RunWatch.on(console, plan.federation.rounds) as watch:
         return simulate(plan, data, out, replace_run=True, watch=watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
+from client.private_round import Budget
 from client.site import Site
-from common.errors import InputError, PlanError
+from client.trainer import Progress
+from common.errors import InputError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
-from common.plan import Plan, read_plan
+from common.plan import ENGINES, Plan
+from common.private_plan import check_private_plan
 from common.records import Note
 from common.roster import Member, Roster
-from server.federation import FederationJob, run_federation
-from server.run_folder import RunFolder
+from common.tokenization import unit_id
+from common.validation import require_choice
+from server.app import PULLERS
+from server.federation import FederationJob, open_run, run_federation
+from server.warmup import require_disjoint
+from simulation.budgets import SiteFolders
 from simulation.faults import FaultSchedule
 from simulation.grid import InProcessGrid
 from simulation.partition import partition
+from simulation.public_notes import warmup_notes
+from simulation.ray_engine import require_ray, run_with_ray
 from simulation.watch import RunWatch
 
 
@@ -51,17 +60,22 @@ def read_data(folder: Path, plan: Plan) -> Dataset:
     return read_dataset(folder, schema_of(plan), required=("train", "test"))
 
 
-def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None) -> SimulatedFederation:
+def federate(
+    plan: Plan,
+    train: Sequence[Note],
+    *,
+    key_of: Callable[[str], Ed25519PrivateKey] | None = None,
+) -> SimulatedFederation:
     """Divide training notes over sites as the plan's `[simulation]` says, and make a roster of them.
 
     Args:
         plan: The plan; its roster hash is filled in.
         train: All training notes.
-        key_seed: 32 bytes from which identity keys are derived, so that a resumed simulation has the same
-            roster; identity keys of a simulation protect nothing.
+        key_of: Returns a site's identity key; without it, keys follow from the plan's seed, so that a resumed
+            simulation has the same roster. Identity keys of a simulation protect nothing.
 
     Raises:
-        InputError: The notes cannot be divided as asked.
+        InputError: The notes cannot be divided as asked, or lack the ids of the plan's privacy unit.
     """
     minimum = plan.federation.minimum_cohort
     if plan.simulation.sites < minimum:
@@ -71,9 +85,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
         )
     shares = split_notes(plan, train)
     names = [f"site-{i + 1}" for i in range(len(shares))]
-    keys = {name: _identity_key(plan.seed, name) for name in names}
+    keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(
-        Member(name=name, identity_key=keys[name].public_key().public_bytes_raw(), public_units=len(share))
+        Member(
+            name=name,
+            identity_key=keys[name].public_key().public_bytes_raw(),
+            public_units=_declared_units(plan, share),
+        )
         for name, share in zip(names, shares, strict=True)
     )
     roster = Roster(members)
@@ -81,6 +99,13 @@ def federate(plan: Plan, train: Sequence[Note], *, key_seed: bytes | None = None
     return SimulatedFederation(
         plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
     )
+
+
+def _declared_units(plan: Plan, share: Sequence[Note]) -> int:
+    """Return what a simulated site declares in public: its notes, or its privacy units under a private plan."""
+    if plan.privacy is None:
+        return len(share)
+    return len({unit_id(note, plan.privacy.unit) for note in share})
 
 
 def split_notes(plan: Plan, train: Sequence[Note]) -> list[list[Note]]:
@@ -110,8 +135,10 @@ def simulate(
     host: ModelHost | None = None,
     device: str = "auto",
     engine: str = "inprocess",
+    ledgers: Path | None = None,
+    max_epsilon: float = 0.0,
 ) -> dict[str, Any]:
-    """Run a federation in this process and leave a run folder in `out`.
+    """Run a federation on this machine and leave a run folder in `out`.
 
     Args:
         plan: The plan.
@@ -123,22 +150,41 @@ def simulate(
         watch: Shows the progress.
         host: A built model to use; made from the plan by default.
         device: The device of a model that is made here.
-        engine: What runs the sites; `inprocess` is the one that is here.
+        engine: `inprocess`, or `ray` for Flower's own engine on many cores or GPUs; it gives the same weights.
+        ledgers: Folder for the sites' keys, policies and privacy ledgers, which then outlive the run; by
+            default each private run begins with new ones.
+        max_epsilon: The lifetime limit of a site that has none yet; 0 lets this plan through once.
 
     Raises:
         InputError: The plan, the data or the folder cannot be used; nothing was written.
         RoundError: A round could not be completed; the run can be resumed.
     """
-    if engine != "inprocess":
-        raise InputError(f"The engine {engine!r} is not part of this installation; use --engine inprocess.")
+    require_choice("engine", engine, ENGINES)
+    if engine == "ray":
+        require_ray()
+        if plan.privacy is not None:
+            raise InputError(
+                "A private plan keeps its ledgers in this process; leave out --engine ray, or privacy."
+            )
+        if faults:
+            raise InputError(
+                "Faults strike in the in-process engine alone; leave out --engine ray or --fault."
+            )
     set_threads(plan)
-    federation = federate(plan, data.train)
+    kept = None if ledgers is None else SiteFolders(ledgers, max_epsilon=max_epsilon)
+    federation = federate(plan, data.train, key_of=kept.identity_key if kept else None)
+    check_private_plan(federation.plan, federation.roster)
+    public = warmup_notes(plan)
+    require_disjoint(public, data.train, "training")
     schedule = FaultSchedule.parse(faults, sites=list(federation.notes), rounds=plan.federation.rounds)
     host = host or ModelHost.build(federation.plan, device=device)
     watch = watch or RunWatch.silent(plan.federation.rounds)
-    with open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder:
-        sites = make_sites(federation, host, folder.path / "spool", watch)
-        grid = InProcessGrid(make_client_app(_handlers(sites)), sites, faults=schedule)
+    with (
+        open_run(federation.plan, out, resume=resume, replace_run=replace_run) as folder,
+        (kept or SiteFolders(folder.path / "spool", max_epsilon=max_epsilon)).budgets(
+            federation.plan, federation.keys
+        ) as budgets,
+    ):
         job = FederationJob(
             plan=federation.plan,
             roster=federation.roster,
@@ -147,48 +193,93 @@ def simulate(
             devel=data.devel,
             test=data.test,
             listener=watch,
-            pullers=1,
+            pullers=0 if engine == "inprocess" else PULLERS,
+            warmup_notes=public,
         )
-        result = run_federation(grid, job)
+        spool = folder.path.resolve() / "spool"
+        if engine == "ray":
+            result = run_with_ray(job, site_makers(federation, spool), device=device)
+        else:
+            sites = make_sites(federation, host, spool, watch, budgets)
+            grid = InProcessGrid(
+                make_client_app(_handlers(sites)),
+                sites,
+                faults=schedule,
+                on_crash=lambda site: sites[site].forget(),
+            )
+            result = run_federation(grid, job)
         shutil.rmtree(folder.path / "spool", ignore_errors=True)
     return result
 
 
-def make_sites(
-    federation: SimulatedFederation, host: ModelHost, spool: Path, watch: RunWatch
-) -> dict[str, Site]:
-    """Make every site of a federation around one shared model."""
-    return {
-        name: Site(
+@dataclass(frozen=True, kw_only=True)
+class SiteMaker:
+    """What a site is made of besides the model, in a form that another process can be given.
+
+    Attributes:
+        name: The site's name.
+        plan: The plan.
+        roster: The roster.
+        notes: The site's training notes.
+        spool: The site's own folder.
+        key: The identity key's 32 private bytes; a simulation's are not secret.
+    """
+
+    name: str
+    plan: Plan
+    roster: Roster
+    notes: Sequence[Note] = field(repr=False)
+    spool: Path
+    key: bytes = field(repr=False)
+
+    def __call__(
+        self,
+        host: ModelHost,
+        on_step: Callable[[str, Progress], None] | None = None,
+        budget: Budget | None = None,
+    ) -> Site:
+        """Make the site around a model."""
+        return Site(
+            name=self.name,
+            plan=self.plan,
+            roster=self.roster,
+            notes=self.notes,
+            host=host,
+            spool=self.spool,
+            identity_key=Ed25519PrivateKey.from_private_bytes(self.key),
+            budget=budget,
+            on_step=on_step,
+        )
+
+
+def site_makers(federation: SimulatedFederation, spool: Path) -> list[SiteMaker]:
+    """Return what makes each site, in the order of the partitions."""
+    return [
+        SiteMaker(
             name=name,
             plan=federation.plan,
             roster=federation.roster,
             notes=notes,
-            host=host,
             spool=spool / name,
-            on_step=watch.on_step,
+            key=federation.keys[name].private_bytes_raw(),
         )
         for name, notes in federation.notes.items()
+    ]
+
+
+def make_sites(
+    federation: SimulatedFederation,
+    host: ModelHost,
+    spool: Path,
+    watch: RunWatch,
+    budgets: Mapping[str, Budget] | None = None,
+) -> dict[str, Site]:
+    """Make every site of a federation around one shared model; `budgets` are needed under a private plan."""
+    budgets = budgets or {}
+    return {
+        maker.name: maker(host, watch.on_step, budgets.get(maker.name))
+        for maker in site_makers(federation, spool)
     }
-
-
-def open_run(plan: Plan, out: Path, *, resume: bool, replace_run: bool = False) -> RunFolder:
-    """Begin a run in a folder, or open the one that is there."""
-    if resume:
-        folder = RunFolder.open(out)
-        _require_same_plan(plan, folder)
-        return folder
-    return RunFolder.create(out, plan.to_toml(), replace=replace_run)
-
-
-def _require_same_plan(plan: Plan, folder: RunFolder) -> None:
-    """Refuse to continue a run under another plan, also where there is no checkpoint yet that would tell."""
-    if read_plan(folder.plan_path).hash != plan.hash:
-        folder.close()
-        raise PlanError(
-            f"The plan given is not the one of the run in {folder.path} (or the training notes are others); resume "
-            "with the same plan, --set values and data, or start a new run in another folder."
-        )
 
 
 def set_threads(plan: Plan) -> None:

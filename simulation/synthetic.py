@@ -96,7 +96,8 @@ def generate(
         test_notes: Notes for the report, 0 or more.
         words: Least and largest length to aim at; title, headers and a copied section come on top.
         skew: How unlike the hospitals are in what they write about: 0 alike, 1 clearly unlike, at most 10.
-        public: Whether to write the disjoint public corpus instead.
+        public: Whether to write the disjoint public corpus instead. Its hospitals are house styles;
+            four or more make a broad corpus.
 
     Returns:
         The corpus. Every note has `document_id`, `patient_id` and the columns `hospital`, `note_type` and
@@ -193,16 +194,17 @@ def _notes(recipe: _Recipe, split: str, hospital: int, count: int) -> tuple[Note
 
 
 def _writer(recipe: _Recipe, lexicon: Lexicon, split: str, hospital: int) -> tuple[NoteWriter, HouseStyle]:
-    """Return the hospital's writer; devel and test use its typing with the whole grammar, evenly."""
+    """Return the hospital's writer; devel, test and public use its typing with the whole grammar, evenly."""
     style = house_style(lexicon, hospital, seed=recipe.seed, skew=recipe.skew)
-    training = split == "train"
-    if not training:
+    # The public corpus is broad: its houses differ in typing, but all write with the whole grammar.
+    dialect = split == "train" and not recipe.public
+    if not dialect:
         style = neutral(style)
     grammar = MentionGrammar(
         lexicon,
         split=split,
         seed=recipe.seed,
-        house=hospital if training else None,
+        house=hospital if dialect else None,
         share=_DIALECT_SHARE,
     )
     writer = NoteWriter(
@@ -211,7 +213,7 @@ def _writer(recipe: _Recipe, lexicon: Lexicon, split: str, hospital: int) -> tup
         grammar,
         recipe.fakers[lexicon.language],
         seed=recipe.seed,
-        template_share=_DIALECT_SHARE if training else 1.0,
+        template_share=_DIALECT_SHARE if dialect else 1.0,
     )
     return writer, style
 

@@ -95,42 +95,77 @@ PUBLIC_ENGLISH = Lexicon(
     joiner=" ",
     parts={
         "degree": listed(
-            "intermittent, longstanding, congenital, idiopathic, juvenile, diffuse, focal, metastatic"
+            "intermittent, longstanding, congenital, idiopathic, juvenile, diffuse, focal, metastatic, "
+            "moderate, transient, relapsing, occult, stable, massive, latent, ruptured"
         ),
+        "origin": listed("parasitic, hereditary, traumatic, toxic, allergic, septic, neurogenic, surgical"),
         "region": listed(
-            "intestinal, spinal, ocular, adrenal, nasal, dental, pelvic, ureteral, tracheal, scrotal"
+            "intestinal, spinal, ocular, adrenal, nasal, dental, pelvic, ureteral, tracheal, scrotal, "
+            "pituitary, ventricular, coronary, cutaneous, duodenal, inguinal, umbilical, optic, vaginal"
         ),
         "trouble": listed(
-            "tumor, stricture, hernia, inflammation, failure, lesion, infection, injury, "
-            "disorder, degeneration, sarcoma, dystrophy"
+            "tumor, stricture, hernia, inflammation, failure, lesion, infection, injury, disorder, "
+            "degeneration, sarcoma, dystrophy, adenoma, prolapse, arrhythmia, congestion, calculi, polyp"
         ),
-        "stem": listed("tonsill, append, sinus, phleb, blephar, kerat, chondr, enter, ot, py, ton"),
-        "ending": listed("oiditis, algia, emia, omalacia, orrhea"),
-        "opening": listed("ab, cly, em, gri, hal, jo, nev, pra, quin, sti, tom, wex"),
+        "stem": listed(
+            "tonsill, append, sinus, phleb, blephar, kerat, chondr, enter, ot, py, cervic, uter, conjunctiv, "
+            "gingiv, burs, myos, retin, ureter, vagin, cyt"
+        ),
+        "ending": listed("oiditis, algia, emia, omalacia, orrhea, ismus, oplegia, ectasia, ospasm"),
+        "opening": listed(
+            "ab, cly, em, gri, hal, jo, nev, pra, quin, sti, tom, wex, ac, bri, cal, dox, fos, lis, met, ril"
+        ),
         "close": listed(
-            "caine, profen, zepam, thiazide, cycline, dronate, zosin, fibrate, barbital, tropium"
+            "caine, profen, zepam, thiazide, cycline, dronate, zosin, fibrate, barbital, tropium, "
+            "azine, parin, relin, gliflozin, terol, mustine, platin, cisteine"
         ),
+        "eponymous": listed("Abernethy, Castell, Dressel, Engelmann, Fairbank, Gorlanski, Hirano, Lindqvist"),
+        "kind": listed("disorder, malformation, sign complex"),
         "method": listed(
-            "scintigraphy, transplantation, radiotherapy, arthroplasty, repair, embolization, "
-            "screening, puncture"
+            "scintigraphy, transplantation, radiotherapy, arthroplasty, repair, embolization, screening, "
+            "puncture, dilation, fixation, irrigation, excision, suture"
         ),
-        "flank": listed("left, right, upper, lower, outer, inner"),
+        "deed": listed("ectomies, ography, oscopic inspection, orrhaphy, opexy, ocentesis"),
+        "flank": listed("left, right, upper, lower, outer, inner, anterior, posterior, proximal, distal"),
         "member": listed(
-            "elbow, wrist, jaw, eyelid, cheek, heel, forearm, nostril, toe, thumb, eardrum, palate"
+            "elbow, wrist, jaw, eyelid, cheek, heel, forearm, nostril, toe, thumb, eardrum, palate, groin, "
+            "flank, knuckle, kneecap, collarbone, pupil, tonsil, buttock"
         ),
-        "count": listed("3, 6, 9, 18, 35, 45, 70, 90, 110, 175, 220, 350, 450, 1000"),
-        "unit": listed("mcg, units, IU, capsules, grams, micrograms"),
+        "viscus": listed("thymus, ileum, rectum, cornea, urethra, larynx, appendix, cecum, retina, pharynx"),
+        "count": listed(
+            "3, 6, 9, 18, 35, 45, 70, 90, 110, 175, 220, 350, 450, 1000, 1.5, 0.1, 0.75, 5, 10, 20, 50, 100"
+        ),
+        "unit": listed("mcg, units, IU, capsules, grams, micrograms, ng, cc, mmol, ampoules, mcg/kg, g/day"),
     },
     patterns={
         "Disease": (
             "{degree} {region} {trouble}",
             "{region} {trouble}",
             "{degree} {stem}{ending}",
-            "{trouble} of the {member}",
+            "{origin} {stem}{ending}",
+            "{origin} {region} {trouble}",
+            "{trouble} of the {flank} {member}",
+            "{eponymous} {kind}",
         ),
-        "Drug": ("{opening}{opening}{close}", "{opening}{close}"),
-        "Procedure": ("{region} {method}", "{member} {method}", "{degree} {region} {method}"),
-        "Anatomy": ("{flank} {member}", "{flank} {flank} {member}"),
+        "Drug": (
+            "{opening}{opening}{close}",
+            "{opening}{opening}{close}",
+            "{opening}{close}",
+            "{opening}{close} maleate",
+        ),
+        "Procedure": (
+            "{region} {method}",
+            "{stem}{deed}",
+            "{degree} {region} {method}",
+            "{method} of the {flank} {member}",
+            "{method} of the {viscus}",
+        ),
+        "Anatomy": (
+            "{flank} {member}",
+            "{flank} {flank} {member}",
+            "{flank} {viscus}",
+            "{flank} border of the {viscus}",
+        ),
         "Dosage": ("{count} {unit}",),
     },
     common={

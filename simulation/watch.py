@@ -1,37 +1,23 @@
-"""The bridge from a run's events to its progress bar."""
+"""The watch of a simulation: what a server sees, and how far each site of this process is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
-
 from client.trainer import Progress
-from server.console import RoundProgress
+from server.watch import ConsoleWatch, shown_metrics
 
 
-class RunWatch:
-    """Listens to the round loop and to the sites of this process.
+class RunWatch(ConsoleWatch):
+    """Listens to the round loop and to the sites of this process."""
 
-    Args:
-        progress: The bar; None watches nothing.
-    """
-
-    def __init__(self, progress: RoundProgress | None) -> None:
-        self._progress = progress
-        self._report: Callable[[Mapping[str, Any]], None] = lambda shown: None
+    _report: Callable[[Mapping[str, Any]], None] | None = None
 
     @classmethod
     def silent(cls, rounds: int) -> RunWatch:
         """Return a watch that shows nothing."""
         return cls(None)
-
-    @classmethod
-    def on(cls, console: Console, rounds: int) -> RunWatch:
-        """Return a watch that shows a bar on a console."""
-        return cls(RoundProgress(console, rounds))
 
     @classmethod
     def lines(cls, report: Callable[[str], None], rounds: int) -> RunWatch:
@@ -43,54 +29,13 @@ class RunWatch:
         )
         return watch
 
-    def __enter__(self) -> RunWatch:
-        """Show the bar."""
-        if self._progress:
-            self._progress.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave the bar as it stands."""
-        if self._progress:
-            self._progress.__exit__(kind, error, traceback)
-
-    def on_round(self, server_round: int, rounds: int) -> None:
-        """Start a round."""
-        if self._progress:
-            self._progress.start_round(server_round, sites=0)
-
-    def on_stage(self, stage: str, sites: Sequence[str]) -> None:
-        """Start a stage."""
-        if self._progress:
-            self._progress.start_stage(stage, sites=len(sites))
-
-    def on_reply(self, stage: str, site: str, refusal: str | None) -> None:
-        """Count a site's answer."""
-        if self._progress:
-            self._progress.site_done(site if refusal is None else f"{site} ({refusal})")
-
     def on_step(self, site: str, progress: Progress) -> None:
         """Show how far a site's training is."""
         if self._progress:
             self._progress.site_progress(site, progress.step / progress.steps)
 
-    def on_wait(self, present: int, needed: int) -> None:
-        """Say that sites are missing."""
-
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
         """End a round."""
-        shown = {
-            "round": metrics["round"],
-            "micro_f1": metrics.get("devel", {}).get("micro", {}).get("f1"),
-            "train_loss": metrics.get("train_loss"),
-            "participants": len(metrics["sites"]),
-            "seconds": metrics["seconds"],
-        }
-        self._report(shown)
-        if self._progress:
-            self._progress.end_round(shown)
+        if self._report:
+            self._report(shown_metrics(metrics))
+        super().on_metrics(metrics)

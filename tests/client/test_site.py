@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.site import Site
 from client.trainer import LocalTrainer
@@ -14,11 +15,12 @@ from common.messages import CONFIRM, HELLO, SHARE_KEYS, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.records import Note
 from common.roster import Member, Roster
-from common.stages import STATISTICS
+from common.stages import MEAN_STATISTICS, SUM_STATISTICS
 
+KEY = Ed25519PrivateKey.from_private_bytes(b"1" * 32)
 ROSTER = Roster(
     (
-        Member(name="site-1", identity_key=b"1" * 32, public_units=10),
+        Member(name="site-1", identity_key=KEY.public_key().public_bytes_raw(), public_units=10),
         Member(name="site-2", identity_key=b"2" * 32, public_units=40),
     )
 )
@@ -42,6 +44,7 @@ class Bench:
             notes=self.notes,
             host=self.host,
             spool=self.spool,
+            identity_key=KEY,
             on_step=lambda site, progress: self.fits.append(progress.step),
         )
 
@@ -51,7 +54,7 @@ class Bench:
             "plan_hash": self.plan.hash,
             "run_id": "run1",
             "round": 1,
-            "model_hash": vector_hash(self.start),
+            "model_hash": vector_hash(vector),
             **header,
         }
         for name in drop:
@@ -78,12 +81,14 @@ def test_the_upload_is_the_weighted_change_of_local_training(bench):
     result = trainer.train(bench.host.encoding.examples(bench.notes), site="site-1", server_round=1)
     expected = (bench.host.read() - bench.start) * np.float32(0.25)
     assert reply.arrays["delta"].tobytes() == expected.tobytes()
-    assert {name: float(reply.arrays[name][0]) for name in STATISTICS} == {
+    statistics = (*SUM_STATISTICS, *MEAN_STATISTICS)
+    assert {name: float(reply.arrays[name][0]) for name in statistics} == {
         "num_examples": result.num_examples,
         "num_tokens": result.num_tokens,
-        "loss_sum": pytest.approx(result.loss_sum),
+        "num_clipped": 0,
+        "train_loss": pytest.approx(result.loss_sum / result.num_tokens * 0.25),
     }
-    assert set(reply.arrays) == {"delta", *STATISTICS}
+    assert set(reply.arrays) == {"delta", *statistics}
 
 
 def test_the_reply_to_train_says_nothing_about_the_records(bench):
@@ -141,7 +146,7 @@ def test_requests_that_are_not_of_the_plan_are_refused(bench, kind, header, code
     assert dict(reply.header) == {"code": code}
     assert not reply.arrays
     assert not bench.fits
-    assert not bench.spool.exists()
+    assert not list(bench.spool.iterdir())
 
 
 def test_an_earlier_round_is_refused(bench):
@@ -153,8 +158,9 @@ def test_an_earlier_round_is_refused(bench):
 
 @pytest.mark.parametrize("change", [lambda v: v[:-1], lambda v: np.append(v, v[:1]), lambda v: v[:0]])
 def test_a_model_of_another_length_is_refused_and_leaves_nothing(bench, change):
-    reply = bench.ask(TRAIN, vector=change(bench.start))
-    assert dict(reply.header) == {"code": "bad-message"}
+    vector = change(bench.start)
+    reply = bench.ask(TRAIN, vector=vector, model_hash=vector_hash(vector))
+    assert dict(reply.header) == {"code": "refused-protocol"}
     assert bench.ask(UPLOAD).refusal == "refused"
 
 

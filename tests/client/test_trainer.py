@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from client.trainer import FitSession, LocalTrainer, parameter_groups, schedule, token_loss
+from client.trainer import LocalTrainer
 from common.host import ModelHost
 from common.plan import Training
+from common.training import FitSession, parameter_groups, pull_back, schedule, token_loss
 
 
 @pytest.fixture
@@ -147,12 +148,12 @@ def test_fedprox_pulls_towards_the_start(trained):
 def test_fedprox_adds_mu_times_the_distance(make_plan):
     plan = make_plan(training__fedprox_mu=0.5)
     host = ModelHost.build(plan, device="cpu")
-    session = FitSession(LocalTrainer(host.model, plan, pad_id=0), total_steps=1)
+    session = FitSession(host.model, plan.training, pad_id=0, total_steps=1)
     with torch.no_grad():
         for parameter in session.trained:
             parameter.add_(0.25)
             parameter.grad = torch.ones_like(parameter)
-    session._pull_back()
+    pull_back(session.trained, session.anchor, plan.training.fedprox_mu)
     for parameter in session.trained:
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1.125))
 

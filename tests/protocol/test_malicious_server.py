@@ -646,3 +646,18 @@ def test_on_the_sparse_graph_the_minimum_is_counted_in_confirmations(make_federa
     message = dataclasses.replace(genuine, signatures=genuine.signatures[:29]).encode()
     words = "29 sites confirmed the survivors; 30 are needed"
     refused(federation, "s000", words, attempt.clients["s000"].unmask, message)
+
+
+def test_on_the_sparse_graph_a_share_set_without_the_site_s_neighbours_is_refused(make_federation):
+    # Enough sites shared keys, but the server left out so many neighbours that those left could be split.
+    federation = make_federation(40, full_graph_limit=8)
+    attempt = federation.attempt()
+    delivery = delivery_to(attempt, "s000")
+    design = attempt.server.design
+    gone = set(attempt.server._cohort.graph.neighbours(0)[: design.degree + 2 - design.share_threshold])
+    left = tuple(position for position in range(40) if position not in gone)
+    assert len(left) >= federation.parameters.needed_survivors(40)
+    boxes = tuple(item for item in delivery.sealed if item[0] not in gone)
+    message = dataclasses.replace(delivery, share_set=left, sealed=boxes).encode()
+    words = f"Only {design.share_threshold - 1} holders of this site's secrets are left"
+    refused(federation, "s000", words, attempt.clients["s000"].upload, message, federation.updates["s000"])

@@ -39,7 +39,7 @@ def echo(site, request):
     return Envelope(kind=request.kind, header={"site": site, "for": request.header["for"]})
 
 
-@pytest.mark.parametrize("pullers", [1, 4])
+@pytest.mark.parametrize("pullers", [0, 1, 4])
 def test_every_site_is_asked_its_own_question(pullers):
     replies = ask(exchange_of(echo, pullers=pullers))
     assert {site: reply.envelope.header["for"] for site, reply in replies.items()} == {s: s for s in SITES}

@@ -19,6 +19,8 @@ from simulation.synthetic_lexicon import (
 )
 from simulation.synthetic_public import PUBLIC_CHINESE, PUBLIC_ENGLISH
 
+# Public parts that hospitals may also use: every public mention has another part beside them.
+GENERAL = ("flank", "count")
 LEXICONS = [ENGLISH, CHINESE, PUBLIC_ENGLISH, PUBLIC_CHINESE]
 
 
@@ -57,15 +59,13 @@ def test_shorthand_cannot_turn_one_mention_into_another(lexicon):
 @pytest.mark.parametrize(("hospital", "public"), [(ENGLISH, PUBLIC_ENGLISH), (CHINESE, PUBLIC_CHINESE)])
 def test_public_word_lists_are_disjoint_but_for_sides(hospital, public):
     own = {part for name, words in hospital.parts.items() if name != "amount" for part in words}
-    other = {part for name, words in public.parts.items() if name not in ("flank", "count") for part in words}
+    other = {part for name, words in public.parts.items() if name not in GENERAL for part in words}
     assert not own & other
     assert not {m for ms in hospital.common.values() for m in ms} & {
         m for ms in public.common.values() for m in ms
     }
     for slots in public.patterns.values():
-        assert all(
-            any(f"{{{n}}}" in slot for n in public.parts if n not in ("flank", "count")) for slot in slots
-        )
+        assert all(any(f"{{{n}}}" in slot for n in public.parts if n not in GENERAL) for slot in slots)
 
 
 @pytest.mark.parametrize("lexicon", LEXICONS, ids=lambda lexicon: lexicon.locale)

