@@ -43,7 +43,7 @@ simulate(plan, read_data(Path(data), plan), Path(out), resume=resume, device="cp
 MOMENTS = {
     "before the first checkpoint": ("server.checkpoint", "CheckpointStore", "save", 1),
     "before anybody trains": ("client.site", "Site", "_fit", 1),
-    "in the middle of a site's training": ("client.trainer", "FitSession", "_step", 3),
+    "in the middle of a site's training": ("common.training", "FitSession", "_step", 3),
     "in round 2, one site trained": ("client.site", "Site", "_fit", 5),
     "before a finished update is spooled": ("client.spool", "UpdateSpool", "save", 5),
     "between training and upload": ("client.site", "Site", "_upload", 1),
@@ -69,7 +69,9 @@ def processes():
 def execute(processes, make_plan, data_folder, tmp_path_factory):
     """A function that runs a federation in a process of its own and returns the exit code."""
     plan_file = tmp_path_factory.mktemp("plan") / "plan.toml"
-    plan = make_plan(federation__optimizer="fedadam", federation__server_learning_rate=0.01, training__batch_size=6)
+    plan = make_plan(
+        federation__optimizer="fedadam", federation__server_learning_rate=0.01, training__batch_size=6
+    )
     plan_file.write_text(plan.to_toml(), encoding="utf-8")
 
     def run(out, *, resume=False, moment=None, torn=False):
