@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.command import run_command
+from common.errors import InputError
 from common.roster import Member, Roster, parse_identity_key, read_roster, write_roster
 
 app = typer.Typer(
@@ -69,6 +70,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a model on gold notes: strict entities as seqeval counts them, and words by tag, `O` included."""
+    if not json_file.parent.is_dir():
+        raise InputError(f"{json_file.parent} is not a folder; make it first.")
     from server.console import print_evaluation
     from server.evaluation import evaluate_folder
 

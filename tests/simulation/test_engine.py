@@ -161,7 +161,7 @@ def test_below_the_minimum_cohort_the_run_stops_and_can_be_resumed(make_plan, ma
 
 def test_fewer_sites_than_the_minimum_cohort_is_said_at_once(make_plan, make_data, tmp_path):
     plan = make_plan(federation__minimum_cohort=4)
-    with pytest.raises(InputError, match="simulation.sites is 3, fewer than federation.minimum_cohort"):
+    with pytest.raises(InputError, match=r"simulation\.sites is 3, fewer than federation\.minimum_cohort"):
         simulate(plan, make_data(), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -214,7 +214,7 @@ def test_a_run_is_not_overwritten_unless_asked(make_plan, tmp_path):
 def test_other_files_are_never_replaced(make_plan, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for replace_run in (False, True):
-        with pytest.raises(InputError, match="thesis.txt"):
+        with pytest.raises(InputError, match=r"thesis\.txt"):
             open_run(make_plan(), tmp_path, resume=False, replace_run=replace_run)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
