@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -75,6 +75,9 @@ class _RequiredSection(Section):
         return super().from_table(table)
 
 
+_Table = TypeVar("_Table", bound=_RequiredSection)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SiteTable(_RequiredSection):
     """Who the site is and where its things are.
@@ -116,7 +119,7 @@ class SiteSettings:
     policy: Policy | None = None
 
 
-_TABLES: dict[str, type[_RequiredSection]] = {"site": SiteTable, "keys": KeysTable}
+_TABLES = ("site", "keys")
 _open: dict[tuple[Path, str], Site] = {}
 _opening = Lock()
 
@@ -135,7 +138,7 @@ def read_settings(path: Path | str) -> SiteSettings:
         for name in _TABLES:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
-        site, keys = (cls.from_table(table[name]) for name, cls in _TABLES.items())
+        site, keys = SiteTable.from_table(table["site"]), KeysTable.from_table(table["keys"])
     except ValidationError as error:
         raise PlanError(f"{path}: {error}") from None
     policy = table.get("policy")
@@ -143,8 +146,8 @@ def read_settings(path: Path | str) -> SiteSettings:
         raise PlanError(f"{path}: [policy] must be a table, not {policy!r}.")
     return SiteSettings(
         path=path,
-        site=_anchored(site, path.parent),  # type: ignore[arg-type]
-        keys=_anchored(keys, path.parent),  # type: ignore[arg-type]
+        site=_anchored(site, path.parent),
+        keys=_anchored(keys, path.parent),
         policy=None if policy is None else Policy.from_table(policy, site_file=path),
     )
 
@@ -249,7 +252,7 @@ def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:
     return tuple(read_split(split, schema_of(plan), split="train"))
 
 
-def _anchored(table: _RequiredSection, folder: Path) -> _RequiredSection:
+def _anchored(table: _Table, folder: Path) -> _Table:
     """Return the table with its paths taken from `folder`."""
     values = {one.name: getattr(table, one.name) for one in dataclasses.fields(table)}
     paths = {name: folder / value for name, value in values.items() if isinstance(value, Path)}

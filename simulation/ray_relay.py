@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import Context
 
 from client.app import Handler
+from common.messages import Envelope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +31,8 @@ class RaySites:
 
         partition = int(context.node_config["partition-id"])
         actor = self.actors[partition % len(self.actors)]
-        return lambda request: ray.get(actor.handle.remote(partition, request))
+
+        def relay(request: Envelope) -> Envelope:
+            return cast(Envelope, ray.get(actor.handle.remote(partition, request)))
+
+        return relay

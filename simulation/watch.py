@@ -6,13 +6,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from client.trainer import Progress
+from server.console import RoundProgress
 from server.watch import ConsoleWatch, shown_metrics
 
 
 class RunWatch(ConsoleWatch):
-    """Listens to the round loop and to the sites of this process."""
+    """Listens to the round loop and to the sites of this process.
 
-    _report: Callable[[Mapping[str, Any]], None] | None = None
+    Args:
+        progress: The bar; None shows none.
+        say: Gets a sentence now and then; by default they are dropped.
+        report: Gets what a finished round's line shows.
+    """
+
+    def __init__(
+        self,
+        progress: RoundProgress | None,
+        *,
+        say: Callable[[str], None] = lambda sentence: None,
+        report: Callable[[Mapping[str, Any]], None] = lambda shown: None,
+    ) -> None:
+        super().__init__(progress, say=say)
+        self._report = report
 
     @classmethod
     def silent(cls, rounds: int) -> RunWatch:
@@ -22,12 +37,13 @@ class RunWatch(ConsoleWatch):
     @classmethod
     def lines(cls, report: Callable[[str], None], rounds: int) -> RunWatch:
         """Return a watch that reports one line a round."""
-        watch = cls(None)
-        watch._report = lambda shown: report(
-            f"federated: round {shown['round']}/{rounds}, devel F1 {shown['micro_f1'] or 0:.4f}, "
-            f"{shown['participants']} sites, {shown['seconds']:.0f} s"
+        return cls(
+            None,
+            report=lambda shown: report(
+                f"federated: round {shown['round']}/{rounds}, devel F1 {shown['micro_f1'] or 0:.4f}, "
+                f"{shown['participants']} sites, {shown['seconds']:.0f} s"
+            ),
         )
-        return watch
 
     def on_step(self, site: str, progress: Progress) -> None:
         """Show how far a site's training is."""
@@ -36,6 +52,5 @@ class RunWatch(ConsoleWatch):
 
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
         """End a round."""
-        if self._report:
-            self._report(shown_metrics(metrics))
+        self._report(shown_metrics(metrics))
         super().on_metrics(metrics)
