@@ -127,6 +127,9 @@ class Ledger:
         on_stage: Called with `before-database`, `before-witness` and `after-witness` of every entry, so
             that a test can stop the process there.
 
+        adopt: Whether to write the witness anew first, as `adopt_witness` does: without it, a ledger whose
+            witness was lost does not open.
+
     Raises:
         LedgerError: The files are not the ledger that was left, or another process has it open.
     """
@@ -139,6 +142,7 @@ class Ledger:
         key: Ed25519PrivateKey,
         limit: LifetimeLimit,
         read_only: bool = False,
+        adopt: bool = False,
         on_stage: Callable[[str], None] = lambda stage: None,
     ) -> None:
         """Lock the ledger and check that it is whole."""
@@ -146,6 +150,8 @@ class Ledger:
         self._threads = threading.RLock()
         self._vault = LedgerVault(path=path, witness=witness, key=key, read_only=read_only, on_stage=on_stage)
         try:
+            if adopt:
+                self.adopt_witness()
             self._vault.open()
         except BaseException:
             self.close()

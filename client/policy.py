@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,3 +326,19 @@ def _describe_privacy(facts: PlanFacts) -> Iterator[str]:
 def _odds(epsilon: float) -> str:
     """Return e to the epsilon as a factor in words."""
     return f"{math.exp(epsilon):,.3g} to 1" if epsilon < 20 else "more than 100 million to 1"
+
+
+def read_policy(path: Path) -> Policy:
+    """Read the policy of a `site.toml`, or of a file that holds the fields of `[policy]` alone.
+
+    Raises:
+        PlanError: The file cannot be read, or a setting is missing, unknown or out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PlanError(f"{path}: the policy cannot be read ({error}).") from None
+    inner = table.get("policy", table)
+    if not isinstance(inner, dict):
+        raise PlanError(f"{path}: [policy] must be a table, not {inner!r}.")
+    return Policy.from_table(inner, site_file=path)
