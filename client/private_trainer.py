@@ -26,7 +26,6 @@ from common.records import Example
 from common.secure_random import SecureGenerator
 from common.training import Progress, parameter_groups, pull_back, schedule, set_rates
 
-
 _checked: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
