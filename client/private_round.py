@@ -180,11 +180,10 @@ class PrivateTraining:
         """Return the receipt without which nothing trains, and the units it was paid for."""
         ledger, account = self.budget.ledger, self.budget.account
         privacy = private_section(self.plan)
-        units: tuple[Unit, ...] = ()
         fingerprint = None
         # Records are read only if the account can pay, and before it does: bad data must not cost a charge.
         if ledger.rounds_left(account, self.recipe.charged, most=1):
-            units = self.recipe.units(self.records.examples())
+            self.recipe.units(self.records.examples())
             fingerprint = self.records.fingerprint()
         receipt = ledger.charge(
             Charge(
@@ -202,7 +201,7 @@ class PrivateTraining:
             echo=echo,
         )
         self.on_charge(task, receipt)
-        return receipt, units
+        return receipt, self.recipe.units(self.records.examples())
 
     def _fit(self, vector: NDArray[np.float32], units: tuple[Unit, ...], server_round: int) -> ModelUpdate:
         """Train the shared model from `vector` with noise and return the change, alone."""

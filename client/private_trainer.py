@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from common.private_plan import denominator, private_section, round_mechanism
 from common.records import Example
 from common.secure_random import SecureGenerator
 from common.training import Progress, parameter_groups, pull_back, schedule, set_rates
+
+_checked: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +126,17 @@ class PrivateTrainer:
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
     def check(self) -> None:
-        """Clip a made-up window once, so that a model that cannot be clipped is refused before any charge.
+        """Clip a made-up window, so that a model that cannot be clipped is refused before any charge.
+
+        The sites of a simulation share a model, which is checked once for each engine.
 
         Raises:
             ModelError: The model mixes units, as batch normalisation does, or has a layer that cannot be clipped.
         """
+        engine = self.recipe.engine
+        checked = _checked.setdefault(self.model, set())
+        if engine.name in checked:
+            return
         ids = torch.full((1, 4), self.pad_id, dtype=torch.int64)
         batch = PhysicalBatch(
             input_ids=ids,
@@ -140,8 +149,9 @@ class PrivateTrainer:
         was_training = self.model.training
         self.model.train()
         with secret_dropout(self.generator):
-            self.recipe.engine.clipped_sum(self.model, [batch.to(self.device)])
+            engine.clipped_sum(self.model, [batch.to(self.device)])
         self.model.train(was_training)
+        checked.add(engine.name)
 
     def train(
         self,
