@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from client.round_guard import RoundGuard
 from common.aggregation_graph import signatures_to_check
 from common.errors import DecodeError, ProtocolRefused, ValidationError
-from common.key_exchange import AgreementKey, open_sealed, seal, sign, verify
+from common.key_exchange import KEY_BYTES, AgreementKey, open_sealed, seal, sign, verify
 from common.masking import apply_masks
 from common.quantization import RingLayout
 from common.records import ModelUpdate
@@ -292,7 +292,7 @@ class SecureAggregationClient:
         """Check the cohort, and return it with this site's position found."""
         if len(message.adverts) < (needed := self._needed(len(message.adverts))):
             raise ProtocolRefused(f"The cohort has {len(message.adverts)} sites; {needed} must remain.")
-        cohort = Cohort.of(message.adverts, self._context, self._parameters)
+        cohort = Cohort.of(message.adverts, self._parameters)
         design = cohort.graph.design
         stated = (message.cohort_threshold, message.share_threshold, message.degree)
         if stated != (design.cohort_threshold, design.share_threshold, design.degree):
@@ -300,25 +300,26 @@ class SecureAggregationClient:
                 f"The server works with thresholds {stated[0]} and {stated[1]} and {stated[2]} neighbours; "
                 f"the plan asks for {design.cohort_threshold}, {design.share_threshold} and {design.degree}."
             )
-        for advert in cohort.adverts:
-            self._check_advert(advert)
+        for position, name in enumerate(cohort.names):
+            self._check_outline(cohort, position, name)
         if self._own_advert not in message.adverts:
             raise ProtocolRefused(f"The list of adverts does not hold the one that {self._name} sent.")
         self._position = message.adverts.index(self._own_advert)
-        keys = [key for advert in cohort.adverts for key in (advert.encryption_key, advert.mask_key)]
-        if len(set(keys)) != len(keys):
+        keys = {key[at : at + KEY_BYTES] for key in cohort.keys for at in (0, KEY_BYTES)}
+        if len(keys) != 2 * len(cohort):
             raise ProtocolRefused("Two adverts hold the same public key.")
         for position in cohort.graph.neighbours(self._position):
-            self._verify_advert(cohort.adverts[position])
+            self._verify_advert(cohort.advert(position))
         return cohort
 
-    def _check_advert(self, advert: Advert) -> None:
+    def _check_outline(self, cohort: Cohort, position: int, name: str) -> None:
         """Refuse an advert of a stranger, or of another attempt."""
-        if advert.name not in self._roster:
-            raise ProtocolRefused(f"The advert of {advert.name!r} is of no site in the roster.")
-        if advert.context is self._context:
+        if name not in self._roster:
+            raise ProtocolRefused(f"The advert of {name!r} is of no site in the roster.")
+        if cohort.contexts[position] == self._context.canonical():
             return
-        for name, words in (
+        found = cohort.advert(position).context
+        for part, words in (
             ("plan_hash", "another plan"),
             ("parameters_hash", "another parameter set"),
             ("round", "another round"),
@@ -326,8 +327,8 @@ class SecureAggregationClient:
             ("nonce", "another nonce"),
             ("model_hash", "another model; the server does not send one model to all"),
         ):
-            if getattr(advert.context, name) != getattr(self._context, name):
-                raise ProtocolRefused(f"The advert of {advert.name} is for {words}.")
+            if getattr(found, part) != getattr(self._context, part):
+                raise ProtocolRefused(f"The advert of {name} is for {words}.")
 
     def _verify_advert(self, advert: Advert) -> None:
         """Refuse an advert that the roster's key did not sign."""
@@ -349,7 +350,7 @@ class SecureAggregationClient:
             if other == me:
                 secrets.mask_key_shares[me], secrets.self_mask_shares[me] = mask_key[index], seed[index]
                 continue
-            secrets.sealing[other] = agreed = secrets.encryption.agree(cohort.adverts[other].encryption_key)
+            secrets.sealing[other] = agreed = secrets.encryption.agree(cohort.encryption_key(other))
             key = cohort.sealing_key(agreed, self._context_hash, me, other)
             data = cohort.sealing_data(self._context_hash, me, other)
             sealed.append((other, seal(key, mask_key[index] + seed[index], associated_data=data)))
@@ -361,7 +362,7 @@ class SecureAggregationClient:
         if message.advert_set != cohort.digest:
             raise ProtocolRefused("The delivery of shares belongs to another list of adverts.")
         shared = set(message.share_set)
-        if me not in shared or max(shared) >= len(cohort.adverts):
+        if me not in shared or max(shared) >= len(cohort):
             raise ProtocolRefused("The share set lacks this site, or names one that sent no advert.")
         self._require_survivors(len(shared), "shared keys")
         expected = [position for position in cohort.graph.neighbours(me) if position in shared]
@@ -377,7 +378,7 @@ class SecureAggregationClient:
         for position, sealed in message.sealed:
             key = cohort.sealing_key(secrets.sealing[position], self._context_hash, position, me)
             data = cohort.sealing_data(self._context_hash, position, me)
-            both = self._open_share(cohort.name(position), key, sealed, data)
+            both = self._open_share(cohort.names[position], key, sealed, data)
             secrets.mask_key_shares[position] = both[:SHARE_BYTES]
             secrets.self_mask_shares[position] = both[SHARE_BYTES:]
         self._share_set = message.share_set
@@ -401,7 +402,7 @@ class SecureAggregationClient:
         shared = set(self._share_set)
         for other in cohort.graph.neighbours(me):
             if other in shared:
-                agreed = secrets.mask.agree(cohort.adverts[other].mask_key)
+                agreed = secrets.mask.agree(cohort.mask_key(other))
                 key = cohort.pairwise_key(agreed, self._share_context, me, other)
                 (add if me < other else subtract).append(key)
         return add, subtract
@@ -423,7 +424,7 @@ class SecureAggregationClient:
         cohort, alive = self._own_cohort(), set(message.alive)
         if (message.alive, message.dead) != self._lists:
             raise ProtocolRefused("The survivors to unmask are not those that this site confirmed.")
-        sites, signers = len(cohort.adverts), [position for position, _ in message.signatures]
+        sites, signers = len(cohort), [position for position, _ in message.signatures]
         if not alive.issuperset(signers):
             raise ProtocolRefused("A confirmation is of a site that is not among the survivors.")
         needed = cohort.graph.design.cohort_threshold
@@ -435,7 +436,7 @@ class SecureAggregationClient:
         statement = survivor_statement(self._share_context, message.alive)
         count = signatures_to_check(len(signers), needed, sites, self._parameters)
         for position, signature in random.SystemRandom().sample(message.signatures, count):
-            name = cohort.name(position)
+            name = cohort.names[position]
             try:
                 verify(self._roster.member(name).identity_key, signature, "survivors", statement)
             except ProtocolRefused:
@@ -445,7 +446,7 @@ class SecureAggregationClient:
 
     def _require_survivors(self, count: int, verb: str) -> None:
         """Refuse when fewer sites are left than max(t, c + 2, this site's minimum)."""
-        if count < (needed := self._needed(len(self._own_cohort().adverts))):
+        if count < (needed := self._needed(len(self._own_cohort()))):
             raise ProtocolRefused(f"Only {count} sites {verb}; {needed} are needed.")
 
     def _needed(self, sites: int) -> int:

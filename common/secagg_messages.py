@@ -48,6 +48,9 @@ class _Kind(IntEnum):
     UNMASK_RESPONSE = 9
 
 
+_ADVERT_HEADER = _MAGIC + bytes([VERSION, _Kind.ADVERT])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advert:
     """A site's signed, fresh public keys for one attempt.
@@ -333,6 +336,25 @@ class UnmaskResponse:
         )
         reader.finish()
         return message
+
+
+def advert_outline(data: bytes) -> tuple[str, bytes, bytes]:
+    """Return an advert's name, context bytes and three keys without decoding the rest.
+
+    A large cohort has many adverts that a site must hold against roster and context, and few that it uses.
+
+    Raises:
+        DecodeError: The header, the length or the name is not that of an advert.
+    """
+    start = _HEADER_BYTES + 2 + int.from_bytes(data[_HEADER_BYTES : _HEADER_BYTES + 2])
+    keys = start + _CONTEXT_BYTES
+    if data[:_HEADER_BYTES] != _ADVERT_HEADER or len(data) != keys + 3 * KEY_BYTES + SIGNATURE_BYTES:
+        raise DecodeError("A list of adverts holds something that is not an advert of this version.")
+    try:
+        name = data[_HEADER_BYTES + 2 : start].decode()
+    except UnicodeDecodeError:
+        raise DecodeError("A key advert has a text that is not UTF-8.") from None
+    return name, data[start:keys], data[keys:-SIGNATURE_BYTES]
 
 
 def advert_set_hash(adverts: Sequence[bytes]) -> bytes:

@@ -179,8 +179,8 @@ class SecureAggregationServer:
         self._require(_Stage.ADVERTISE)
         self._require_survivors(len(self._adverts), len(self._adverts), "advertised")
         encoded = tuple(self._adverts[name] for name in sorted(self._adverts))
-        self._cohort = cohort = Cohort.of(encoded, self._context, self._parameters)
-        self._position_of = {advert.name: at for at, advert in enumerate(cohort.adverts)}
+        self._cohort = cohort = Cohort.of(encoded, self._parameters)
+        self._position_of = {name: at for at, name in enumerate(cohort.names)}
         self._drop("advertise", (member.name for member in self._roster if member.name not in self._adverts))
         self._stage = _Stage.SHARE_KEYS
         design = cohort.graph.design
@@ -216,12 +216,12 @@ class SecureAggregationServer:
         """
         self._require(_Stage.SHARE_KEYS)
         cohort = self._known_cohort()
-        self._require_survivors(len(self._sealed), len(cohort.adverts), "shared keys")
+        self._require_survivors(len(self._sealed), len(cohort), "shared keys")
         self._share_set = tuple(sorted(self._sealed))
         self._share_context = share_context(self._context, cohort.digest, self._share_set)
-        self._drop("share_keys", (a.name for at, a in enumerate(cohort.adverts) if at not in self._sealed))
+        self._drop("share_keys", (name for at, name in enumerate(cohort.names) if at not in self._sealed))
         self._stage = _Stage.UPLOAD
-        deliveries = {cohort.name(at): self._delivery(at).encode() for at in self._share_set}
+        deliveries = {cohort.names[at]: self._delivery(at).encode() for at in self._share_set}
         self._sealed = {}
         return deliveries
 
@@ -262,10 +262,10 @@ class SecureAggregationServer:
         """
         self._require(_Stage.UPLOAD)
         cohort = self._known_cohort()
-        self._require_survivors(len(self._uploaded), len(cohort.adverts), "uploaded")
+        self._require_survivors(len(self._uploaded), len(cohort), "uploaded")
         self._alive = tuple(sorted(self._uploaded))
         self._dead = tuple(at for at in self._share_set if at not in self._uploaded)
-        self._drop("upload", cohort.names(self._dead))
+        self._drop("upload", cohort.names_at(self._dead))
         self._stage = _Stage.CONFIRM
         return ConfirmRequest(alive=self._alive, dead=self._dead).encode()
 
@@ -297,10 +297,10 @@ class SecureAggregationServer:
         self._require(_Stage.CONFIRM)
         cohort = self._known_cohort()
         design = cohort.graph.design
-        needed = design.cohort_threshold if design.full else self._needed(len(cohort.adverts))
+        needed = design.cohort_threshold if design.full else self._needed(len(cohort))
         if len(self._signatures) < needed:
             self._abort(f"Only {len(self._signatures)} sites confirmed the survivors; {needed} are needed.")
-        self._drop("confirm", cohort.names([at for at in self._alive if at not in self._signatures]))
+        self._drop("confirm", cohort.names_at([at for at in self._alive if at not in self._signatures]))
         self._stage = _Stage.UNMASK
         signatures = tuple(sorted(self._signatures.items()))
         return UnmaskRequest(alive=self._alive, dead=self._dead, signatures=signatures).encode()
@@ -344,7 +344,7 @@ class SecureAggregationServer:
         """
         self._require(_Stage.UNMASK)
         cohort = self._known_cohort()
-        self._drop("unmask", cohort.names([at for at in self._signatures if at not in self._responses]))
+        self._drop("unmask", cohort.names_at([at for at in self._signatures if at not in self._responses]))
         seeds = self._gather("self_mask_shares", self._alive)
         dropped = self._gather("mask_key_shares", self._dead)
         seed_of = {at: self._open_seed(at, shares) for at, shares in seeds.items()}
@@ -361,7 +361,7 @@ class SecureAggregationServer:
                 subtract=[key for key, sign in batch if sign < 0],
                 threads=threads,
             )
-        return OpenedSum(vector=total, survivors=cohort.names(self._alive), dropouts=self.dropouts)
+        return OpenedSum(vector=total, survivors=cohort.names_at(self._alive), dropouts=self.dropouts)
 
     def _masks(
         self, seed_of: Mapping[int, bytes], key_of: Mapping[int, AgreementKey]
@@ -373,7 +373,7 @@ class SecureAggregationServer:
         for gone, key in key_of.items():
             for other in cohort.graph.neighbours(gone):
                 if other in alive:
-                    agreed = key.agree(cohort.adverts[other].mask_key)
+                    agreed = key.agree(cohort.mask_key(other))
                     pairwise = cohort.pairwise_key(agreed, self._share_context, gone, other)
                     # The lower position added the mask, so it is taken away where that one survived.
                     yield pairwise, -1 if other < gone else 1
@@ -394,17 +394,16 @@ class SecureAggregationServer:
 
     def _open_seed(self, position: int, shares: Mapping[int, bytes]) -> bytes:
         """A survivor's self-mask seed, checked against its commitment."""
-        advert = self._known_cohort().adverts[position]
-        seed = self._reconstruct(shares)
-        commitment = self_mask_commitment(self._context.digest(), advert.name, seed)
-        if not hmac.compare_digest(commitment, advert.self_mask_commitment):
+        cohort, seed = self._known_cohort(), self._reconstruct(shares)
+        commitment = self_mask_commitment(self._context.digest(), cohort.names[position], seed)
+        if not hmac.compare_digest(commitment, cohort.commitment(position)):
             self._abort("The shares of a self-mask seed do not give what its site committed to.")
         return seed
 
     def _open_mask_key(self, position: int, shares: Mapping[int, bytes]) -> AgreementKey:
         """A dropped site's mask key, checked against its advert."""
         key = AgreementKey(self._reconstruct(shares))
-        if not hmac.compare_digest(key.public, self._known_cohort().adverts[position].mask_key):
+        if not hmac.compare_digest(key.public, self._known_cohort().mask_key(position)):
             self._abort("The shares of a mask key do not give the key that its site advertised.")
         return key
 

@@ -38,6 +38,7 @@ def test_biased_rounding_would_be_caught():
     assert abs(nearest.mean() - np.float32(0.3) * 127.0) > 0.05
 
 
+@settings(deadline=None)
 @given(st.floats(-4, 4, width=32), st.floats(0.01, 1), st.integers(2, 24))
 def test_a_value_lands_on_a_neighbouring_level_of_its_clipped_weighted_self(value, weight, bits):
     layout = one_real(1, bits=bits)
@@ -75,6 +76,7 @@ def test_a_layout_that_could_wrap_is_refused(bits, sites, good):
             one_real(1, bits=bits, sites=sites)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**24), 2**24), min_size=1, max_size=20), st.floats(0.01, 1))
 def test_counts_survive_exactly_whatever_the_weight(counts, weight):
     layout = RingLayout(fields=(FieldSpec.count("n", size=len(counts), bound=2**24),), maximum_sites=100)
@@ -106,7 +108,7 @@ def test_shape_names_and_weight_are_checked():
         FieldSpec(name="n", size=1, bound=2.0, levels=3, weighted=False, exact=True)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0.05, 1), min_size=1, max_size=12))
 def test_the_mean_is_within_its_stated_errors(weights):
     size, layout = 4000, one_real(4000, bits=6)

@@ -21,6 +21,7 @@ from common.secagg_messages import (
     UnmaskRequest,
     UnmaskResponse,
     UploadHeader,
+    advert_outline,
     advert_set_hash,
     share_context,
     survivor_statement,
@@ -202,3 +203,24 @@ def test_shares_do_not_show_in_a_repr():
     for message in MESSAGES:
         for secret in ("a" * 33, "x" * 33, "y" * 33):
             assert secret not in repr(message)
+
+
+def test_the_outline_of_an_advert_agrees_with_its_decoding():
+    keys = ADVERT.encryption_key + ADVERT.mask_key + ADVERT.self_mask_commitment
+    assert advert_outline(ADVERT.encode()) == (ADVERT.name, CONTEXT.canonical(), keys)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_what_has_no_outline_does_not_decode_and_the_other_way_round(data):
+    raw = bytearray(ADVERT.encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, 14))] = data.draw(st.integers(0, 255))
+    raw = bytes(raw[: data.draw(st.sampled_from([len(raw), len(raw) - 1]))])
+    try:
+        decoded = Advert.decode(raw)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            advert_outline(raw)
+    else:
+        assert advert_outline(raw)[0] == decoded.name

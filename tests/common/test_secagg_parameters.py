@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ValidationError
@@ -13,6 +13,7 @@ from common.secagg_parameters import AttemptContext, SecureAggregationParameters
 LAYOUT = RingLayout(fields=(FieldSpec.count("n", bound=5),), maximum_sites=8)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.integers(0, 100))
 def test_two_survivor_sets_cannot_both_find_a_threshold_of_signers(sites, colluding):
     t = SecureAggregationParameters(collusion_tolerance=colluding).cohort_threshold(sites)

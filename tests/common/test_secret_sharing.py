@@ -38,13 +38,12 @@ def test_the_modulus_is_the_least_prime_above_2_to_256():
 
 
 def test_a_worked_example(monkeypatch):
-    # Wikipedia's example has the polynomial 1234 + 166 x + 94 x^2; its values at 1 to 4 are plain integers.
-    coefficients = iter([94, 166])
-    monkeypatch.setattr(secrets, "randbelow", lambda bound: next(coefficients))
-    shares = split_secret((1234).to_bytes(32), threshold=3, shares=4)
-    assert [int.from_bytes(share) for share in shares] == [1494, 1942, 2578, 3402]
-    monkeypatch.undo()
-    assert reconstruct_secret({1: shares[1], 3: shares[3], 2: shares[2]}, threshold=3) == (1234).to_bytes(32)
+    # Wikipedia's polynomial, 1234 + 166 x + 94 x^2, at 1, -1, 2, -2, 3.
+    drawn = (166).to_bytes(49) + (94).to_bytes(49)
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: drawn[:size])
+    shares = split_secret((1234).to_bytes(32), threshold=3, shares=5)
+    assert [int.from_bytes(share) for share in shares] == [1494, 1162, 1942, 1278, 2578]
+    assert reconstruct_secret({1: shares[1], 4: shares[4], 2: shares[2]}, threshold=3) == (1234).to_bytes(32)
 
 
 def test_every_subset_of_threshold_size_gives_the_secret():
@@ -76,10 +75,9 @@ def test_too_few_shares_abort_and_fit_every_secret():
         reconstruct_secret({0: shares[0], 1: shares[1]}, threshold=3)
     # Whatever the true secret, some third share completes any other one: two shares exclude nothing.
     for other in (bytes(32), b"\x01" * 32):
-        points = {0: other, 1: shares[0], 2: shares[1]}
-        values = [int.from_bytes(points[x]) for x in range(3)]
-        at_three = (values[0] - 3 * values[1] + 3 * values[2]) % PRIME
-        completed = {0: shares[0], 1: shares[1], 2: at_three.to_bytes(SHARE_BYTES)}
+        at_zero, at_one, at_minus_one = map(int.from_bytes, (other, shares[0], shares[1]))
+        at_two = (3 * at_one + at_minus_one - 3 * at_zero) % PRIME
+        completed = {0: shares[0], 1: shares[1], 2: at_two.to_bytes(SHARE_BYTES)}
         assert reconstruct_secret(completed, threshold=3) == other
 
 

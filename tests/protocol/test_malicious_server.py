@@ -588,7 +588,7 @@ def sum_of_target(attempt, cohort: Cohort, context, seeds, keys):
     for other in (4, 5, 6, 7):
         key = AgreementKey(reconstruct_secret(keys[other], threshold=5))
         for number in TARGET:
-            agreed = key.agree(cohort.adverts[number].mask_key)
+            agreed = key.agree(cohort.mask_key(number))
             apply_masks(total, subtract=[cohort.pairwise_key(agreed, context, number, other)])
     return total
 
@@ -615,7 +615,7 @@ def test_on_the_sparse_graph_every_neighbour_s_advert_is_verified(make_federatio
     for number in range(1, 13):
         forged = dataclasses.replace(Advert.decode(adverts.adverts[number]), mask_key=AgreementKey().public)
         changed = (*adverts.adverts[:number], forged.encode(), *adverts.adverts[number + 1 :])
-        cohort = Cohort.of(changed, attempt.context, federation.parameters)
+        cohort = Cohort.of(changed, federation.parameters)
         name = f"s{(number + 20):03d}"
         client, victim = attempt.clients[name], number + 20
         message = dataclasses.replace(adverts, adverts=changed).encode()
