@@ -26,8 +26,9 @@ from common.plan import Plan
 from common.prediction import Evaluation, evaluate
 from common.records import Note
 from common.seeding import derive_seed, torch_seed
+from common.validation import require_choice
 from simulation.baselines_lexicon import lexicon_baseline
-from simulation.engine import set_threads, simulate, split_notes
+from simulation.engine import federate, set_threads, simulate, split_notes
 from simulation.watch import RunWatch
 
 ARMS = ("lexicon", "central", "federated", "alone")
@@ -120,8 +121,8 @@ def compare(
         What `compare.json` holds: per arm `micro_f1`, `seconds`, `epsilon` (means over seeds; `alone` is a
         list, one entry a site), with the spread and each seed's own values.
     """
+    _check(plan, data, seeds, arms)
     set_threads(plan)
-    out.mkdir(parents=True, exist_ok=True)
     table: dict[str, Any] = {}
     for seed in seeds:
         seeded = replace(plan, seed=seed)
@@ -156,6 +157,17 @@ def summarise(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     return summary
 
 
+def _check(plan: Plan, data: Dataset, seeds: Sequence[int], arms: Sequence[str]) -> None:
+    """Refuse what would stop the comparison half-way."""
+    for arm in arms:
+        require_choice("an arm of the comparison", arm, ARMS)
+    if not arms:
+        raise InputError(f"The comparison has no arm; name some of {', '.join(ARMS)}.")
+    if {"federated", "alone"} & set(arms):
+        for seed in seeds:
+            federate(replace(plan, seed=seed), data.train)
+
+
 def _jobs(
     arm: str, plan: Plan, data: Dataset, out: Path, report: Report
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -171,13 +183,11 @@ def _jobs(
         ]
     if arm == "federated":
         return [("federated", lambda: _federated(plan, data, out, report))]
-    if arm == "alone":
-        shares = split_notes(plan, data.train)
-        return [
-            (f"alone-site-{i + 1}", lambda s=share, i=i: _alone(plan, s, data, f"site-{i + 1}", report))  # type: ignore[misc]
-            for i, share in enumerate(shares)
-        ]
-    raise InputError(f"{arm!r} is not an arm of the comparison; it must be one of {', '.join(ARMS)}.")
+    shares = split_notes(plan, data.train)
+    return [
+        (f"alone-site-{i + 1}", lambda s=share, i=i: _alone(plan, s, data, f"site-{i + 1}", report))  # type: ignore[misc]
+        for i, share in enumerate(shares)
+    ]
 
 
 def _alone(plan: Plan, notes: Sequence[Note], data: Dataset, name: str, report: Report) -> dict[str, Any]:
@@ -205,6 +215,7 @@ def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str
         if kept.get("plan_hash") == plan.hash:
             return kept
     values = {**run(), "seed": plan.seed, "plan_hash": plan.hash}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(values, indent=2) + "\n")
     return values
 

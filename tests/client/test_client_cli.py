@@ -41,6 +41,15 @@ def ledger_options(site: Path) -> list[object]:
     ]  # fmt: skip
 
 
+def declare(site: Path) -> None:
+    """Declare an account, as a site's set-up does."""
+    key, limit = load_identity_key(site / "id.pem"), read_policy(site / "policy.toml").limit
+    with Ledger(
+        path=site / "ledger.db", witness=site / "elsewhere" / "witness.json", key=key, limit=limit
+    ) as ledger:
+        ledger.declare(Account(name="wards", unit="patient", delta=1e-5, declaration="All patients of 2026."))
+
+
 def test_a_key_is_private_and_never_overwritten(site, call):
     assert stat.S_IMODE((site / "id.pem").stat().st_mode) == 0o600
     code, _, err = call(main, "keys", "new", site / "id.pem")
@@ -50,9 +59,7 @@ def test_a_key_is_private_and_never_overwritten(site, call):
 
 def test_the_budget_of_a_new_ledger(site, call):
     assert call(main, "budget", *ledger_options(site), "--create")[0] == 0
-    key, limit = load_identity_key(site / "id.pem"), read_policy(site / "policy.toml").limit
-    with Ledger(path=site / "ledger.db", witness=site / "elsewhere" / "witness.json", key=key, limit=limit) as ledger:
-        ledger.declare(Account(name="wards", unit="patient", delta=1e-5, declaration="All patients of 2026."))
+    declare(site)
     code, out, _ = call(main, "budget", *ledger_options(site))
     assert code == 0
     assert "wards" in out
@@ -61,6 +68,7 @@ def test_the_budget_of_a_new_ledger(site, call):
 
 def test_a_lost_witness_is_refused_until_the_operator_adopts_it(site, call):
     call(main, "budget", *ledger_options(site), "--create")
+    declare(site)
     (site / "elsewhere" / "witness.json").unlink()
     code, _, err = call(main, "budget", *ledger_options(site))
     assert code == 1

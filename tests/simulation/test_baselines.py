@@ -73,6 +73,8 @@ def test_the_summary_is_the_mean_over_seeds():
 
 
 def test_an_arm_that_is_not_one(make_plan, make_data, tmp_path):
-    with pytest.raises(InputError, match="must be one of lexicon, central, federated, alone"):
+    with pytest.raises(InputError, match="must be one of alone, central, federated, lexicon"):
         compare(make_plan(), make_data(8), tmp_path / "out", seeds=[1], arms=["centre"])
+    with pytest.raises(InputError, match="has no arm"):
+        compare(make_plan(), make_data(8), tmp_path / "out", seeds=[1], arms=[])
     assert not (tmp_path / "out").exists()

@@ -71,7 +71,7 @@ def span(start, end, label="Disease"):
 
 BAD_FILES = {
     "an empty file": ("train.jsonl", b"", "is empty"),
-    "only blank lines": ("train.jsonl", b"\n\n", "has no records"),
+    "only blank lines": ("train.jsonl", b"\n\n", "only blank"),
     "an unknown label": ("train.jsonl", line(spans=[span(4, 8, "Diseases")]).encode(), "line 1: .*Diseases"),
     "a span past the text": (
         "devel.jsonl",
@@ -90,7 +90,11 @@ BAD_FILES = {
     "broken JSON": ("train.jsonl", b'{"id": 1,\n', "line 1: .*not JSON"),
     "a label column that is missing": ("train.tsv", b"has\tO\ngout\n.\tO\n", "line 2"),
     "no label column at all": ("train.tsv", b"has\ngout\n", "line 1"),
-    "a tag outside the schema": ("train.tsv", b"has\tO\ngout\tB-Diseas\n", "line 2: .*B-Diseas"),
+    "a tag outside the schema": (
+        "train.tsv",
+        b"has\tO\ngout\tB-Diseas\n",
+        "line 2: label 'Diseas' is not in the schema",
+    ),
     "a tag that is none": ("train.tsv", b"has\tO\ngout\tDisease\n", "line 2: .*"),
 }
 
@@ -130,8 +134,8 @@ def test_a_data_folder_that_is_not_one(refused, data):
         ("federation.round=2", "Did you mean 'federation.rounds'"),
         ("rounds=0", "federation.rounds is 0; it must be a whole number from 1"),
         ("rounds", "not of the form key=value"),
-        ("optimizer=fedadm", "Did you mean 'fedadam'"),
-        ("encoder=/no/such/encoder", "cannot be opened as an encoder"),
+        ("federation.optimizer=fedadm", "Did you mean 'fedadam'"),
+        ("encoder=/no/such/encoder", "/no/such/encoder has no tokenizer that can be opened"),
         ("max_tokens=128", "set model.max_tokens to at most 64"),
         ("trained_layers=7", "has 2 layers"),
         ('entity_types=["Disease"]', "Drug"),
@@ -245,7 +249,7 @@ def test_compare_prints_and_keeps_its_table(call, plan_file, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--arms", "centrl"), "is not an arm of the comparison"),
+        (("--arms", "centrl"), "Did you mean 'central'"),
         (("--set", "sites=40"), "cannot give 40 sites"),
         (("--set", "roudns=1"), "Did you mean 'rounds'"),
     ],

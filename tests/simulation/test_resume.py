@@ -43,7 +43,7 @@ simulate(plan, read_data(Path(data), plan), Path(out), resume=resume, device="cp
 MOMENTS = {
     "before the first checkpoint": ("server.checkpoint", "CheckpointStore", "save", 1),
     "before anybody trains": ("client.round_training", "PlainTraining", "_fit", 1),
-    "in the middle of a site's training": ("client.trainer", "FitSession", "_step", 3),
+    "in the middle of a site's training": ("common.training", "FitSession", "_step", 3),
     "in round 2, one site trained": ("client.round_training", "PlainTraining", "_fit", 5),
     "before a finished update is spooled": ("client.spool", "UpdateSpool", "save", 5),
     "between training and upload": ("client.site", "Site", "_upload", 1),
