@@ -235,3 +235,21 @@ def test_a_run_killed_in_any_stage_resumes_and_reuses_no_attempt(
     else:
         assert done[0]["attempts"] == 2
     assert len(done[2]["sites"]) == 5
+
+
+@pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam", "fedyogi"])
+def test_every_server_optimizer_takes_the_opened_mean(run: Callable[..., Path], optimizer: str) -> None:
+    changes = {"federation__optimizer": optimizer, "federation__server_learning_rate": 0.01}
+    plain = weights(run("plain", secure_aggregation__enabled=False, federation__rounds=1, **changes))
+    secure = weights(run("secure", federation__rounds=1, **changes))
+    # An adaptive step divides by the root of a small square, which stretches the quantisation error.
+    assert np.abs(secure - plain).max() < 0.011
+    assert np.mean(np.abs(secure - plain)) < 1e-3
+
+
+def test_lora_adapters_and_partly_trained_models_are_summed_alone(run: Callable[..., Path]) -> None:
+    whole = weights(run("whole", federation__rounds=1))
+    adapters = weights(run("lora", federation__rounds=1, model__lora_rank=2))
+    top = weights(run("top", federation__rounds=1, model__trained_layers=1, model__freeze_embeddings=True))
+    assert len(adapters) < len(top) < len(whole)
+    assert len(rows(run("again", model__lora_rank=2))) == 2
