@@ -8,6 +8,7 @@ written, and allocates nothing that the message's own bytes do not back.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -413,17 +414,12 @@ def _parse_context(raw: bytes, expected: AttemptContext | None) -> AttemptContex
 
 def _put_positions(out: Writer, positions: Sequence[int]) -> Writer:
     """Append a count and increasing positions."""
-    out.u16(len(positions))
-    for position in positions:
-        out.u16(position)
-    return out
+    return out.u16s(positions)
 
 
 def _take_positions(reader: Reader) -> tuple[int, ...]:
     """Read positions, strictly increasing."""
-    count = reader.count(2)
-    raw = reader.raw(2 * count)
-    positions = tuple(int.from_bytes(raw[at : at + 2]) for at in range(0, 2 * count, 2))
+    positions = reader.u16s()
     _check_increasing(positions)
     return positions
 
@@ -432,6 +428,7 @@ def _put_items(out: Writer, items: Sequence[tuple[int, bytes]], size: int) -> Wr
     """Append a count and pairs of position and fixed-size bytes."""
     out.u16(len(items))
     for position, value in items:
+        # struct would pad or cut a value of another length in silence.
         out.u16(position).raw(value, size)
     return out
 
@@ -439,7 +436,7 @@ def _put_items(out: Writer, items: Sequence[tuple[int, bytes]], size: int) -> Wr
 def _take_items(reader: Reader, size: int) -> tuple[tuple[int, bytes], ...]:
     """Read pairs of position and fixed-size bytes, positions strictly increasing."""
     count = reader.count(2 + size)
-    items = tuple((reader.u16(), reader.raw(size)) for _ in range(count))
+    items = tuple(struct.iter_unpack(f">H{size}s", reader.raw(count * (2 + size))))
     _check_increasing([position for position, _ in items])
     return items
 

@@ -7,6 +7,7 @@ written and nothing else: no optional parts, no trailing bytes, no size that the
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from common.errors import DecodeError, ValidationError
 
@@ -20,19 +21,23 @@ class Writer:
 
     def u8(self, value: int) -> Writer:
         """Append one byte."""
-        return self._number(">B", value)
+        return self._pack(">B", value)
 
     def u16(self, value: int) -> Writer:
         """Append two bytes, big-endian."""
-        return self._number(">H", value)
+        return self._pack(">H", value)
 
     def u32(self, value: int) -> Writer:
         """Append four bytes, big-endian."""
-        return self._number(">I", value)
+        return self._pack(">I", value)
+
+    def u16s(self, values: Sequence[int]) -> Writer:
+        """Append a two-byte count and two bytes for each value."""
+        return self.u16(len(values))._pack(f">{len(values)}H", *values)
 
     def f64(self, value: float) -> Writer:
         """Append an IEEE 754 double, big-endian."""
-        return self._number(">d", value)
+        return self._pack(">d", value)
 
     def raw(self, value: bytes, size: int) -> Writer:
         """Append exactly `size` bytes without a length."""
@@ -53,12 +58,12 @@ class Writer:
         """Return everything appended so far."""
         return b"".join(self._parts)
 
-    def _number(self, layout: str, value: float) -> Writer:
-        """Append one packed number."""
+    def _pack(self, layout: str, *values: float) -> Writer:
+        """Append packed numbers."""
         try:
-            self._parts.append(struct.pack(layout, value))
+            self._parts.append(struct.pack(layout, *values))
         except struct.error as error:
-            raise ValidationError(f"The number {value!r} does not fit its field ({error}).") from None
+            raise ValidationError(f"A number does not fit its field ({error}).") from None
         return self
 
 
@@ -92,6 +97,11 @@ class Reader:
     def u32(self) -> int:
         """Read four bytes, big-endian."""
         return int.from_bytes(self.raw(4))
+
+    def u16s(self) -> tuple[int, ...]:
+        """Read a two-byte count and as many two-byte numbers."""
+        count = self.count(2)
+        return struct.unpack(f">{count}H", self.raw(2 * count))
 
     def raw(self, size: int) -> bytes:
         """Read exactly `size` bytes; nothing is allocated unless they are there."""
