@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.clip_rule import CLIP_MODES, ClipRule
@@ -16,6 +16,7 @@ LAYERS = ("a", "b", "c")
 
 
 @pytest.mark.parametrize("mode", CLIP_MODES)
+@settings(deadline=None, max_examples=50)
 @given(squares=st.lists(st.floats(0, 2.0**100, width=32), min_size=3, max_size=3), bound=st.floats(1e-3, 1e3))
 def test_a_scaled_gradient_never_exceeds_the_bound(mode: str, squares: list[float], bound: float) -> None:
     rule = ClipRule(mode=mode, max_grad_norm=bound)
