@@ -175,6 +175,14 @@ def test_every_mode_of_every_engine(engine: str, rule: ClipRule) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_padding_id_in_the_text_gets_no_gradient_and_no_norm(engine: str) -> None:
+    model, batch = tiny_bert(), batch_of([0, 0, 1])
+    batch.input_ids[:, 0] = model.bert.embeddings.word_embeddings.padding_idx
+    actual = make_engine(engine, FLAT).clipped_sum(model, [batch])
+    assert_same(actual, *expected_sum(model, batch, FLAT))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_physical_batches_add_up(engine: str) -> None:
     model, batch = tiny_bert(), batch_of([0, 0, 1, 2])
     parts = [batch.take(torch.tensor([0, 1])), batch.take(torch.tensor([2, 3]))]
