@@ -17,8 +17,8 @@ from common.mechanisms import PoissonSubsampledGaussian
 from common.plan import Plan, Privacy
 from common.roster import Roster
 
-NOISE_DECIMALS = 3
-"""A calibrated noise multiplier is rounded up to so many decimals."""
+NOISE_STEP = 1000
+"""A calibrated noise multiplier is rounded up to a multiple of one over this."""
 
 
 def private_section(plan: Plan) -> Privacy:
@@ -64,8 +64,7 @@ def _noise(privacy: Privacy, rounds: int) -> float:
         )
     except ValidationError as error:
         raise PlanError(f"The plan's [privacy] cannot be met: {error}") from None
-    scale = float(10**NOISE_DECIMALS)
-    return math.ceil(least * scale) / scale
+    return math.ceil(least * NOISE_STEP) / NOISE_STEP
 
 
 def round_mechanism(plan: Plan) -> PoissonSubsampledGaussian:
