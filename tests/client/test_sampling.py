@@ -80,7 +80,8 @@ def test_the_choice_of_windows_changes_with_unit_and_key_and_is_even() -> None:
 def test_inclusion_counts_pass_chi_square_and_are_independent() -> None:
     units, rounds, rate = units_of([[3]] * 200), 500, 0.3
     sampler = PoissonSampler(units, sampling_rate=rate, generator=SecureGenerator.for_tests(KEY))
-    draws = np.array([[unit in drawn for unit in units] for drawn in map(ids, draw_many(sampler, rounds))])
+    names = [unit.unit_id for unit in units]
+    draws = np.array([np.isin(names, [unit.unit_id for unit in sampler.draw()]) for _ in range(rounds)])
     counts = draws.sum(axis=0)
     statistic = float(((counts - rounds * rate) ** 2 / (rounds * rate * (1 - rate))).sum())
     assert 1e-3 < stats.chi2.sf(statistic, df=200) < 1 - 1e-3
@@ -88,14 +89,6 @@ def test_inclusion_counts_pass_chi_square_and_are_independent() -> None:
     # A fixed batch size, or shuffling without replacement, would have no such spread.
     assert 0.8 < sizes.var() / (200 * rate * (1 - rate)) < 1.25
     assert abs(np.corrcoef(draws[:, 0], draws[:, 1])[0, 1]) < 0.2
-
-
-def draw_many(sampler: PoissonSampler, rounds: int) -> list[tuple[Unit, ...]]:
-    return [sampler.draw() for _ in range(rounds)]
-
-
-def ids(units: tuple[Unit, ...]) -> list[Unit]:
-    return list(units)
 
 
 def test_draws_do_not_follow_torch_or_numpy_seeds() -> None:
