@@ -181,11 +181,14 @@ class _Tape:
 
         return save
 
-    def _arrived(self, calls: _Calls, call: int, gradient: Tensor) -> None:
+    def _arrived(self, calls: _Calls, call: int, gradient: Tensor) -> Tensor:
         """Keep an output gradient; measure the layer once all of its calls are back."""
+        # Autograd goes on with the same copy, where the gradient has to be copied to lie in order.
+        gradient = gradient.contiguous()
         calls.gradients[call] = gradient.detach()
         if len(calls.gradients) == len(calls.inputs) and self._has_own_form(calls.module):
             self._measure(calls)
+        return gradient
 
     def _has_own_form(self, module: nn.Module) -> bool:
         """Return whether the layer is measured here rather than by the reference's sampler."""
