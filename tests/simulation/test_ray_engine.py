@@ -82,4 +82,6 @@ def test_secure_aggregation_needs_each_site_in_one_process(tmp_path, make_plan, 
     )
     result = simulate(plan, make_data(), tmp_path / "run", device="cpu", engine="ray")
     assert result["secure_aggregation"] is True
-    assert result["rounds"] == 1
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert not row.get("lost")
+    assert row["sites"] == ["site-1", "site-2", "site-3"]
