@@ -147,6 +147,11 @@ class SecureAggregationClient:
         """Show the name and the stage alone."""
         return f"SecureAggregationClient({self._name!r}, next={self._next.name})"
 
+    @property
+    def number(self) -> int:
+        """The attempt's number within its round."""
+        return self._context.attempt
+
     def advertise(self) -> bytes:
         """Begin the attempt: fresh keys, and a signed `Advert` of their public halves.
 

@@ -125,6 +125,7 @@ class Site:
             return handler(request)
         except FedwardError as error:
             _log.warning("%s: %s was not answered: %s", self.name, request.kind, error)
+            self._note_refusal(request, error.code)
             return refusal_of(request.kind, error.code)
 
     def forget(self) -> None:
@@ -271,16 +272,20 @@ class Site:
             )
 
     def _note(self, event: str, details: Mapping[str, str | int]) -> None:
-        """Put an event of secure aggregation on the audit log; its reason stays in the site's own log."""
-        values: dict[str, str | int] = {
-            "server_round": details["round"],
-            "attempt": details["attempt"],
-            "stage": str(details["stage"]).replace("_", "-"),
-        }
-        if "code" in details:
-            self._audit.append("refusal", code=str(details["code"]), **values)
-        else:
-            self._audit.append("round", **values)
+        """Put an answer of secure aggregation on the audit log; `handle` puts the refusals there."""
+        if "code" not in details:
+            stage = str(details["stage"]).replace("_", "-")
+            self._audit.append(
+                "round", server_round=details["round"], attempt=details["attempt"], stage=stage
+            )
+
+    def _note_refusal(self, request: Envelope, code: str) -> None:
+        """Put a refusal on the audit log, with the numbers that the request brought; not with its reason."""
+        attempt = request.header.get("attempt", self._attempt.number if self._attempt else None)
+        numbers = {"server_round": request.header.get("round"), "attempt": attempt}
+        # What a server sends may be anything; what the log takes is checked there, so it is chosen here.
+        known = {k: v for k, v in numbers.items() if type(v) is int and 0 <= v < 2**53}
+        self._audit.append("refusal", stage=request.kind.replace("_", "-"), code=code, **known)
 
     def _note_charge(self, task: RoundTask, receipt: Receipt) -> None:
         """Put a charge on the audit log, as the ledger has it."""

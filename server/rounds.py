@@ -265,6 +265,7 @@ class RoundLoop:
             for record in self.on_row:
                 record(state.history[-1])
             self.listener.on_metrics(state.history[-1])
+            _require_progress(state.history)
         return state
 
     def run_round(self, state: RunState) -> RunState:
@@ -300,12 +301,7 @@ class RoundLoop:
         return self._scored(state, vector, metrics, started)
 
     def _without_sum(self, state: RunState, error: SumLostError, started: float) -> RunState:
-        """Go on with the same model after a round that was lost; two in a row stop the run."""
-        if state.history and state.history[-1].get("lost"):
-            raise RoundError(
-                f"{error} The round before was lost too, so the run stopped; see which sites can be reached, "
-                "and resume it."
-            ) from error
+        """Go on with the same model after a round that was lost."""
         _log.warning("%s The model stays as it was.", error)
         seconds = time.monotonic() - started
         row = {
@@ -416,6 +412,15 @@ class RoundLoop:
             optimizer_state=vectors,
             history=state.history,
             extra={"best_round": state.best_round, "best_score": state.best_score},
+        )
+
+
+def _require_progress(history: Sequence[Mapping[str, Any]]) -> None:
+    """Stop after two lost rounds in a row; both are checkpointed, so that a resume begins with the next."""
+    if len(history) > 1 and all(row.get("lost") for row in history[-2:]):
+        raise RoundError(
+            f"Rounds {history[-2]['round']} and {history[-1]['round']} were lost, so the run stopped; see which "
+            "sites can be reached, and resume it."
         )
 
 

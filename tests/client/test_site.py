@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.site import Site
 from client.trainer import LocalTrainer
+from common.audit_log import verify
 from common.host import ModelHost
 from common.messages import CONFIRM, HELLO, SHARE_KEYS, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
@@ -125,6 +126,7 @@ def test_another_model_of_the_same_round_is_trained_anew(bench):
     ("header", "code"),
     [
         ({"plan_hash": "00" * 32}, "refused"),
+        ({"round": 2**60}, "refused"),
         ({"round": 0}, "refused"),
         ({"round": -1}, "refused"),
         ({"round": 3}, "refused"),
@@ -146,7 +148,9 @@ def test_requests_that_are_not_of_the_plan_are_refused(bench, kind, header, code
     assert dict(reply.header) == {"code": code}
     assert not reply.arrays
     assert not bench.fits
-    assert not list(bench.spool.iterdir())
+    # The refusal is all that was written.
+    assert [path.name for path in bench.spool.iterdir()] == ["audit.jsonl"]
+    assert [entry.kind for entry in verify(bench.spool / "audit.jsonl")] == ["refusal"]
 
 
 def test_an_earlier_round_is_refused(bench):

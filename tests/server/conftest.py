@@ -27,10 +27,12 @@ class AskedSite:
         self.folder = folder / "site-1"
         self.site = make_sites(self.federation, self.host, folder, RunWatch.silent(1))["site-1"]
 
-    def ask_to_train(self, *, run_id: str, attempt: int, model_hash: str | None = None) -> Envelope:
+    def ask_to_train(
+        self, *, run_id: str, attempt: int, model_hash: str | None = None, plan_hash: str | None = None
+    ) -> Envelope:
         """Ask the site to train round 1 from the first model."""
         header = {
-            "plan_hash": self.federation.plan.hash,
+            "plan_hash": plan_hash or self.federation.plan.hash,
             "run_id": run_id,
             "round": 1,
             "attempt": attempt,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.audit_log import verify
 from common.errors import AbortError, PlanError, RoundError
 from common.secure_plan import check_secure_plan, ring_layout
 from server.checkpoint import CheckpointStore
@@ -137,6 +138,19 @@ def test_two_lost_rounds_in_a_row_stop_the_run_with_a_word_on_resuming(run: Call
         run("stopped", faults)
 
 
+def test_a_run_that_stopped_after_two_lost_rounds_goes_on_with_the_next(
+    run: Callable[..., Path], make_plan: Callable[..., Any], make_data: Callable[..., Any], tmp_path: Path
+) -> None:
+    changes = {"federation__rounds": 4}
+    faults = tuple(f"fail:site-{i}@{r}/share_keys" for i in (1, 2, 3) for r in (1, 2))
+    # All attempts of both rounds are used up, so neither can be tried again.
+    with pytest.raises(RoundError, match="resume"):
+        run("stopped", faults, **changes)
+    simulate(make_plan(**{**SECURE, **changes}), make_data(), tmp_path / "stopped", resume=True)
+    done = rows(tmp_path / "stopped")
+    assert [bool(row.get("lost")) for row in done] == [True, True, False, False]
+
+
 def test_a_cohort_that_tolerates_no_one_is_refused_before_anything_runs(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -171,16 +185,30 @@ def test_another_model_than_its_hash_says_is_refused(
     assert site.ask_to_train(run_id="aaaa", attempt=1, model_hash="0" * 64).refusal == "refused-protocol"
 
 
-def test_refusals_stand_in_the_audit_log_without_their_reasons(
-    make_plan: Callable[..., Any], make_data: Callable[..., Any], make_site: Callable[..., Any]
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"attempt": 1}, "refused-protocol"),  # the same attempt again: its keys would be reused
+        ({"run_id": "bbbb"}, "refused-protocol"),
+        ({"model_hash": "0" * 64}, "refused-protocol"),
+        ({"plan_hash": "0" * 64}, "refused"),
+    ],
+    ids=["attempt again", "another run", "another model", "another plan"],
+)
+def test_every_refusal_stands_in_the_audit_log_once_and_without_its_reason(
+    make_plan: Callable[..., Any],
+    make_data: Callable[..., Any],
+    make_site: Callable[..., Any],
+    change: dict[str, Any],
+    code: str,
 ) -> None:
     site = make_site(make_plan(**SECURE), make_data())
-    site.ask_to_train(run_id="aaaa", attempt=1)
-    # The same attempt again: its keys would be reused.
-    assert site.ask_to_train(run_id="aaaa", attempt=1).refusal == "refused-protocol"
-    log = (site.folder / "audit.jsonl").read_text("utf-8")
-    assert '"refused-protocol"' in log
-    assert "asked for" not in log
+    assert site.ask_to_train(run_id="aaaa", attempt=1).refusal is None
+    assert site.ask_to_train(**{"run_id": "aaaa", "attempt": 2, **change}).refusal == code
+    entries = verify(site.folder / "audit.jsonl")
+    refusals = [dict(entry.values) for entry in entries if entry.kind == "refusal"]
+    attempt = change.get("attempt", 2)
+    assert refusals == [{"server_round": 1, "attempt": attempt, "stage": "train", "code": code}]
 
 
 KILLED = """
