@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from client.ledger_book import require_hash, require_name
 from client.policy import PlanFacts
 from client.witness import require_private
-from common.durable import write_atomically
 from common.errors import PolicyError
+from common.files import write_private
 from common.hash_chain import canonical_json, sign, verify_signature
 from common.validation import require_int, require_text
 
@@ -147,7 +147,7 @@ class Approvals:
         inner = {"v": 1, "entries": [asdict(one) for one in entries]}
         outer = {"approvals": inner, "signature": sign(_DOMAIN, canonical_json(inner), key)}
         try:
-            write_atomically(self.path, canonical_json(outer).encode() + b"\n")
+            write_private(self.path, canonical_json(outer).encode() + b"\n")
         except OSError as error:
             raise PolicyError(
                 f"{self.path}: the list of approved plans cannot be written ({error.strerror}); nothing was "

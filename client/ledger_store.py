@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.witness import require_private
-from common.durable import fsync_folder
 from common.errors import LedgerError
+from common.files import sync
 from common.hash_chain import Link
 
 _SCHEMA = """
@@ -67,7 +67,7 @@ class LedgerStore:
                 _insert(connection, first)
             # The whole file gets its name at once, and never in the place of another.
             os.link(name, self.path)
-            fsync_folder(self.path.parent)
+            sync(self.path.parent)
         except FileExistsError as error:
             raise LedgerError(f"{self.path}: a ledger is there already; nothing was changed.") from error
         except OSError as error:

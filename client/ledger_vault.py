@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.ledger_book import Book, first_key, key_body, successor
 from client.ledger_store import LedgerStore
 from client.witness import WITNESS_CHANGED, SignedHead, read_witness, write_witness
-from common.durable import PRIVATE
 from common.errors import LedgerError, ValidationError
+from common.files import PRIVATE
 from common.hash_chain import (
     GENESIS,
     ChainError,

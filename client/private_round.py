@@ -161,7 +161,7 @@ class PrivateTraining:
 
     def _recorded(self, task: RoundTask, spool: UpdateSpool) -> bool:
         """Return whether the spool holds this round's update and the ledger knows it."""
-        if spool.load(server_round=task.server_round, model_hash=task.model_hash) is None:
+        if not spool.holds(server_round=task.server_round, model_hash=task.model_hash):
             return False
         try:
             self.budget.ledger.resend(

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import FedwardError, InputError, ProtocolRefused
+from common.files import sync
 
 _CONFIRM = "confirm"
 
@@ -50,7 +51,7 @@ class RoundGuard:
         except OSError as error:
             raise InputError(f"{folder}: the spool folder cannot be made ({error.strerror}).") from None
         with self._locked():
-            _flush_folder(folder)
+            sync(folder)
 
     def begin(self, round_number: int, attempt: int, nonce: bytes) -> None:
         """Record that an attempt begins.
@@ -186,12 +187,3 @@ def _read_all(handle: int) -> bytes:
     while part := os.read(handle, 1 << 20):
         parts.append(part)
     return b"".join(parts)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the file's entry in its folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

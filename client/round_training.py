@@ -131,7 +131,7 @@ class PlainTraining:
 
     def finish(self, task: RoundTask, spool: UpdateSpool) -> Mapping[str, Scalar]:
         """Train unless the update is there."""
-        if spool.load(server_round=task.server_round, model_hash=task.model_hash) is None:
+        if not spool.holds(server_round=task.server_round, model_hash=task.model_hash):
             update = self._fit(task.model(), task.server_round)
             spool.save(update, server_round=task.server_round, model_hash=task.model_hash)
         return {}

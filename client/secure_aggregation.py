@@ -20,7 +20,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -48,24 +47,13 @@ from common.secagg_messages import (
     share_context,
     survivor_statement,
 )
-from common.secagg_parameters import AttemptContext, SecureAggregationParameters, parameters_hash
+from common.secagg_parameters import AttemptContext, SecureAggregationParameters, Stage, parameters_hash
 from common.secret_sharing import SHARE_BYTES, split_secret
 
 __all__ = ["Audit", "RoundGuard", "SecureAggregationClient"]
 
 Audit = Callable[[str, Mapping[str, str | int]], None]
 """Writes one event with its public details to the site's audit log."""
-
-
-class _Stage(IntEnum):
-    """The exchanges in order."""
-
-    ADVERTISE = 0
-    SHARE_KEYS = 1
-    UPLOAD = 2
-    CONFIRM = 3
-    UNMASK = 4
-    OVER = 5
 
 
 class _Secrets:
@@ -133,7 +121,7 @@ class SecureAggregationClient:
         self._guard = guard
         self._audit = audit
         self._minimum = max(minimum_cohort, parameters.minimum_cohort)
-        self._next = _Stage.ADVERTISE
+        self._next = Stage.ADVERTISE
         self._secrets: _Secrets | None = None
         self._own_advert = b""
         self._cohort: Cohort | None = None
@@ -158,7 +146,7 @@ class SecureAggregationClient:
         Raises:
             ProtocolRefused: The guard does not allow this round, attempt or nonce.
         """
-        with self._stage(_Stage.ADVERTISE):
+        with self._stage(Stage.ADVERTISE):
             self._check_plan_limits()
             self._guard.begin(self._context.round, self._context.attempt, self._context.nonce)
             self._secrets = _Secrets()
@@ -180,7 +168,7 @@ class SecureAggregationClient:
                 or the thresholds are not what the parameters ask for.
             DecodeError: The message is malformed.
         """
-        with self._stage(_Stage.SHARE_KEYS):
+        with self._stage(Stage.SHARE_KEYS):
             message = AdvertList.decode(adverts)
             self._cohort = cohort = self._check_adverts(message)
             sealed = self._seal_shares(cohort)
@@ -202,7 +190,7 @@ class SecureAggregationClient:
             DecodeError: The message is malformed.
             ValidationError: The update does not fit the layout or has another weight than the roster's.
         """
-        with self._stage(_Stage.UPLOAD):
+        with self._stage(Stage.UPLOAD):
             message = ShareDelivery.decode(delivery)
             self._accept_shares(message)
             if update.weight != self._roster.weight(self._name):
@@ -230,7 +218,7 @@ class SecureAggregationClient:
             ProtocolRefused: The lists overlap, are incomplete, lack this site, or leave too few.
             DecodeError: The message is malformed.
         """
-        with self._stage(_Stage.CONFIRM):
+        with self._stage(Stage.CONFIRM):
             message = ConfirmRequest.decode(request)
             self._check_lists(message.alive, message.dead)
             self._lists = (message.alive, message.dead)
@@ -245,7 +233,7 @@ class SecureAggregationClient:
             ProtocolRefused: The lists are not those confirmed, or too few sites signed the same lists.
             DecodeError: The message is malformed.
         """
-        with self._stage(_Stage.UNMASK):
+        with self._stage(Stage.UNMASK):
             message = UnmaskRequest.decode(request)
             self._check_lists(message.alive, message.dead)
             self._check_confirmed(message)
@@ -261,12 +249,12 @@ class SecureAggregationClient:
         return answer
 
     @contextmanager
-    def _stage(self, stage: _Stage) -> Iterator[None]:
+    def _stage(self, stage: Stage) -> Iterator[None]:
         """Run one stage once, in order; record the answer before it leaves; end the attempt on a refusal."""
         name = stage.name.lower()
         public: dict[str, str | int] = {"round": self._context.round, "attempt": self._context.attempt}
         try:
-            if self._next is _Stage.OVER:
+            if self._next is Stage.OVER:
                 raise ProtocolRefused(f"This attempt is over for {self._name}; {name} is not answered.")
             if stage < self._next:
                 raise ProtocolRefused(f"{self._name} has answered {name} in this attempt already.")
@@ -275,11 +263,11 @@ class SecureAggregationClient:
             yield
             self._guard.answer(self._context.round, self._context.attempt, name, update=self._update)
         except (ProtocolRefused, DecodeError) as error:
-            self._next, self._secrets = _Stage.OVER, None
+            self._next, self._secrets = Stage.OVER, None
             details = {"stage": name, "reason": str(error), "code": error.code}
             self._audit("secure_aggregation_refused", {**public, **details})
             raise
-        self._next, self._update = _Stage(stage + 1), None
+        self._next, self._update = Stage(stage + 1), None
         self._audit("secure_aggregation_answered", {**public, "stage": name})
 
     def _check_plan_limits(self) -> None:

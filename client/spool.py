@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -47,18 +50,35 @@ class UpdateSpool:
             )
             partial.chmod(0o600)
 
+    def holds(self, *, server_round: int, model_hash: str) -> bool:
+        """Return whether `load` would find an update; only the file's header is read."""
+        with self._opened(server_round, model_hash) as found:
+            return found is not None
+
     def load(self, *, server_round: int, model_hash: str) -> ModelUpdate | None:
         """Return the update of exactly this round and model, or None."""
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {}).get("fedward", "{}"))
-                weight = float(header.pop("weight", "1"))
-                if header != self._header(server_round, model_hash):
-                    return None
+        with self._opened(server_round, model_hash) as found:
+            if found is None:
+                return None
+            file, weight = found
+            try:
                 fields = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):
-            return None
-        return ModelUpdate(fields=fields, weight=weight)
+            except SafetensorError:
+                return None
+            return ModelUpdate(fields=fields, weight=weight)
+
+    @contextmanager
+    def _opened(self, server_round: int, model_hash: str) -> Iterator[tuple[Any, float] | None]:
+        """Yield the open file and the update's weight, or None where the file is absent or of another round."""
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(safe_open(self.path, framework="numpy"))
+            except (FileNotFoundError, SafetensorError):
+                yield None
+                return
+            header = json.loads((file.metadata() or {}).get("fedward", "{}"))
+            weight = float(header.pop("weight", "1"))
+            yield (file, weight) if header == self._header(server_round, model_hash) else None
 
     def digest(self) -> str:
         """Return the SHA-256 of the file, in hexadecimal.

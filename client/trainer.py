@@ -12,8 +12,6 @@ from common.records import Example
 from common.seeding import derive_seed, torch_seed
 from common.training import FitSession, Progress, TrainingResult
 
-__all__ = ["FitSession", "LocalTrainer", "Progress", "TrainingResult"]
-
 
 class LocalTrainer:
     """Trains one model on one site's windows.

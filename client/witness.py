@@ -17,8 +17,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.durable import write_atomically
 from common.errors import DecodeError, LedgerError
+from common.files import write_private
 from common.hash_chain import canonical_json, sign, verify_signature
 
 _DOMAIN = "fedward ledger head v1"
@@ -122,7 +122,7 @@ def write_witness(path: Path, head: SignedHead) -> None:
     Raises:
         OSError: The disk is full or the folder cannot be written; the old witness is untouched.
     """
-    write_atomically(path, canonical_json(head.to_dict()).encode() + b"\n")
+    write_private(path, canonical_json(head.to_dict()).encode() + b"\n")
 
 
 def require_private(path: Path) -> None:

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.durable import PRIVATE, fsync_folder
 from common.errors import DataError, FedwardError, ValidationError
+from common.files import PRIVATE, sync
 from common.hash_chain import GENESIS, ChainError, Link, canonical_json, forge_link, verify_links
 from common.validation import require_choice, require_known_keys
 
@@ -157,7 +157,7 @@ class AuditLog:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if new:
-                fsync_folder(self.path.parent)
+                sync(self.path.parent)
             yield handle
         finally:
             os.close(handle)

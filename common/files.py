@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+PRIVATE = 0o600
+"""The mode of a file that its owner alone may read."""
 
 _SUFFIX = ".part"
 
@@ -23,12 +27,12 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -43,13 +47,34 @@ def remove_partial_files(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file's content, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file as a whole, mode 0600: afterwards it holds the old content or all of the new.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; the old file is untouched.
+    """
+    # A temporary file of mkstemp is 0600 from its first byte on.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync(path.parent)
 
 
 def write_once(path: Path, text: str) -> str:
@@ -65,9 +90,9 @@ def write_once(path: Path, text: str) -> str:
     if not path.exists():
         partial = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
         partial.write_text(text, encoding="utf-8")
-        _sync(partial)
+        sync(partial)
         with contextlib.suppress(FileExistsError):
             os.link(partial, path)
         partial.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
     return path.read_text(encoding="utf-8")

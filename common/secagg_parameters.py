@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 
 from common.errors import ValidationError
@@ -13,6 +14,17 @@ from common.wire_format import Writer
 
 HASH_BYTES = 32
 """Length of every hash and of an attempt's nonce."""
+
+
+class Stage(IntEnum):
+    """The exchanges of an attempt in order: what a site answers next, and what the server collects."""
+
+    ADVERTISE = 0
+    SHARE_KEYS = 1
+    UPLOAD = 2
+    CONFIRM = 3
+    UNMASK = 4
+    OVER = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -170,11 +170,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows in the file; a last line that was cut short by a crash is left out."""
-        if not self.metrics_path.exists():
-            return []
-        *lines, last = self.metrics_path.read_bytes().split(b"\n")
-        del last  # Empty after a whole line, else the torn one.
-        return [json.loads(line) for line in lines]
+        return read_metrics(self.path)
 
     def rewind(self, round_number: int, history: Iterable[Mapping[str, Any]] = ()) -> None:
         """Make `metrics.jsonl` say what was so after `round_number`: no round twice, none missing.
@@ -223,6 +219,16 @@ class RunFolder:
         for name in _FOLDERS:
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl` without opening the run; see `RunFolder.read_metrics`."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    *lines, last = path.read_bytes().split(b"\n")
+    del last  # Empty after a whole line, else the torn one.
+    return [json.loads(line) for line in lines]
 
 
 def plain_metrics(row: Mapping[str, Any]) -> dict[str, Any]:

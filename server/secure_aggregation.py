@@ -24,7 +24,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import islice
 from typing import NoReturn
 
@@ -51,22 +50,11 @@ from common.secagg_messages import (
     share_context,
     survivor_statement,
 )
-from common.secagg_parameters import AttemptContext, SecureAggregationParameters, parameters_hash
+from common.secagg_parameters import AttemptContext, SecureAggregationParameters, Stage, parameters_hash
 from common.secret_sharing import parse_share, reconstruct_secret
 
 _KEYS_AT_A_TIME = 256
 """Mask keys that exist at once while the sum is unmasked."""
-
-
-class _Stage(IntEnum):
-    """The exchanges in order; the value is the one being collected."""
-
-    ADVERTISE = 0
-    SHARE_KEYS = 1
-    UPLOAD = 2
-    CONFIRM = 3
-    UNMASK = 4
-    OVER = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +104,7 @@ class SecureAggregationServer:
         self._parameters = parameters
         self._layout = layout
         self._context = context
-        self._stage = _Stage.ADVERTISE
+        self._stage = Stage.ADVERTISE
         self._adverts: dict[str, bytes] = {}
         self._cohort: Cohort | None = None
         self._position_of: dict[str, int] = {}
@@ -157,7 +145,7 @@ class SecureAggregationServer:
             DecodeError: It is malformed.
             ProtocolRefused: It is of another site or attempt, not signed by the roster's key, or came twice.
         """
-        self._require(_Stage.ADVERTISE)
+        self._require(Stage.ADVERTISE)
         advert = Advert.decode(message, expected=self._context)
         if advert.name != name or name not in self._roster:
             raise ProtocolRefused(
@@ -176,13 +164,13 @@ class SecureAggregationServer:
         Raises:
             AbortError: Too few sites advertised.
         """
-        self._require(_Stage.ADVERTISE)
+        self._require(Stage.ADVERTISE)
         self._require_survivors(len(self._adverts), len(self._adverts), "advertised")
         encoded = tuple(self._adverts[name] for name in sorted(self._adverts))
         self._cohort = cohort = Cohort.of(encoded, self._parameters)
         self._position_of = {name: at for at, name in enumerate(cohort.names)}
         self._drop("advertise", (member.name for member in self._roster if member.name not in self._adverts))
-        self._stage = _Stage.SHARE_KEYS
+        self._stage = Stage.SHARE_KEYS
         design = cohort.graph.design
         return AdvertList(
             cohort_threshold=design.cohort_threshold,
@@ -198,7 +186,7 @@ class SecureAggregationServer:
             DecodeError: It is malformed.
             ProtocolRefused: It is for another cohort, not for exactly the site's neighbours, or came twice.
         """
-        position, cohort = self._sender(_Stage.SHARE_KEYS, name), self._known_cohort()
+        position, cohort = self._sender(Stage.SHARE_KEYS, name), self._known_cohort()
         shares = ShareList.decode(message)
         if position in self._sealed:
             raise ProtocolRefused(f"{name} has shared its keys already in this attempt.")
@@ -214,13 +202,13 @@ class SecureAggregationServer:
         Raises:
             AbortError: Too few sites shared keys.
         """
-        self._require(_Stage.SHARE_KEYS)
+        self._require(Stage.SHARE_KEYS)
         cohort = self._known_cohort()
         self._require_survivors(len(self._sealed), len(cohort), "shared keys")
         self._share_set = tuple(sorted(self._sealed))
         self._share_context = share_context(self._context, cohort.digest, self._share_set)
         self._drop("share_keys", (name for at, name in enumerate(cohort.names) if at not in self._sealed))
-        self._stage = _Stage.UPLOAD
+        self._stage = Stage.UPLOAD
         deliveries = {cohort.names[at]: self._delivery(at).encode() for at in self._share_set}
         self._sealed = {}
         return deliveries
@@ -237,7 +225,7 @@ class SecureAggregationServer:
             DecodeError: The header is malformed, or the vector is not the one it describes.
             ProtocolRefused: It is for another share set, not signed by the sender, or came twice.
         """
-        position = self._sender(_Stage.UPLOAD, name)
+        position = self._sender(Stage.UPLOAD, name)
         described = UploadHeader.decode(header)
         if position not in self._share_set or position in self._uploaded:
             raise ProtocolRefused(f"{name} has uploaded already, or did not share keys.")
@@ -260,13 +248,13 @@ class SecureAggregationServer:
         Raises:
             AbortError: Too few sites uploaded.
         """
-        self._require(_Stage.UPLOAD)
+        self._require(Stage.UPLOAD)
         cohort = self._known_cohort()
         self._require_survivors(len(self._uploaded), len(cohort), "uploaded")
         self._alive = tuple(sorted(self._uploaded))
         self._dead = tuple(at for at in self._share_set if at not in self._uploaded)
         self._drop("upload", cohort.names_at(self._dead))
-        self._stage = _Stage.CONFIRM
+        self._stage = Stage.CONFIRM
         return ConfirmRequest(alive=self._alive, dead=self._dead).encode()
 
     def add_confirmation(self, name: str, message: bytes) -> None:
@@ -276,7 +264,7 @@ class SecureAggregationServer:
             DecodeError: It is malformed.
             ProtocolRefused: The sender is no survivor, has confirmed, or signed something else.
         """
-        position = self._sender(_Stage.CONFIRM, name)
+        position = self._sender(Stage.CONFIRM, name)
         confirmation = Confirmation.decode(message)
         if (
             position not in self._uploaded
@@ -294,14 +282,14 @@ class SecureAggregationServer:
         Raises:
             AbortError: Too few sites confirmed.
         """
-        self._require(_Stage.CONFIRM)
+        self._require(Stage.CONFIRM)
         cohort = self._known_cohort()
         design = cohort.graph.design
         needed = design.cohort_threshold if design.full else self._needed(len(cohort))
         if len(self._signatures) < needed:
             self._abort(f"Only {len(self._signatures)} sites confirmed the survivors; {needed} are needed.")
         self._drop("confirm", cohort.names_at([at for at in self._alive if at not in self._signatures]))
-        self._stage = _Stage.UNMASK
+        self._stage = Stage.UNMASK
         signatures = tuple(sorted(self._signatures.items()))
         return UnmaskRequest(alive=self._alive, dead=self._dead, signatures=signatures).encode()
 
@@ -312,7 +300,7 @@ class SecureAggregationServer:
             DecodeError: It is malformed, or holds something that is not a share.
             ProtocolRefused: It is not one share per holder of the right kind, or came twice.
         """
-        position, cohort = self._sender(_Stage.UNMASK, name), self._known_cohort()
+        position, cohort = self._sender(Stage.UNMASK, name), self._known_cohort()
         response = UnmaskResponse.decode(message)
         if position not in self._signatures or position in self._responses or response.position != position:
             raise ProtocolRefused(f"The shares that {name} sent for unmasking are not awaited.")
@@ -342,7 +330,7 @@ class SecureAggregationServer:
             AbortError: Too few shares came, or some do not give what the adverts committed to. Nobody is
                 named, for whose share is wrong is not known.
         """
-        self._require(_Stage.UNMASK)
+        self._require(Stage.UNMASK)
         cohort = self._known_cohort()
         self._drop("unmask", cohort.names_at([at for at in self._signatures if at not in self._responses]))
         seeds = self._gather("self_mask_shares", self._alive)
@@ -352,7 +340,7 @@ class SecureAggregationServer:
         total = self._sum
         if total is None:
             self._abort("Nothing was uploaded.")
-        self._stage, self._sum = _Stage.OVER, None
+        self._stage, self._sum = Stage.OVER, None
         masks = self._masks(seed_of, key_of)
         while batch := list(islice(masks, _KEYS_AT_A_TIME)):
             apply_masks(
@@ -424,12 +412,12 @@ class SecureAggregationServer:
             sealed=tuple((sender, self._sealed[sender][receiver]) for sender in senders),
         )
 
-    def _require(self, stage: _Stage) -> None:
+    def _require(self, stage: Stage) -> None:
         """Refuse a call out of order: the caller's mistake."""
         if self._stage is not stage:
             raise AbortError(f"The attempt is at {self._stage.name.lower()}, not at {stage.name.lower()}.")
 
-    def _sender(self, stage: _Stage, name: str) -> int:
+    def _sender(self, stage: Stage, name: str) -> int:
         """The position of a site that may answer at this stage."""
         self._require(stage)
         if name not in self._position_of:
@@ -447,7 +435,7 @@ class SecureAggregationServer:
 
     def _abort(self, sentence: str) -> NoReturn:
         """End the attempt and drop the masked sum."""
-        self._stage, self._sum = _Stage.OVER, None
+        self._stage, self._sum = Stage.OVER, None
         raise AbortError(sentence)
 
     def _drop(self, stage: str, names: Iterable[str]) -> None:

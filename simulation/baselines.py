@@ -27,6 +27,7 @@ from common.prediction import Evaluation, evaluate
 from common.records import Note
 from common.seeding import derive_seed, torch_seed
 from common.validation import require_choice
+from server.run_folder import read_metrics
 from simulation.baselines_lexicon import lexicon_baseline
 from simulation.engine import federate, set_threads, simulate, split_notes
 from simulation.watch import RunWatch
@@ -200,12 +201,8 @@ def _federated(plan: Plan, data: Dataset, out: Path, report: Report) -> dict[str
     resume = (folder / "plan.toml").exists()
     result = simulate(plan, data, folder, resume=resume, watch=RunWatch.lines(report, plan.federation.rounds))
     keys = ("micro_f1", "per_entity", "epsilon", "chosen_round", "warmup")
-    training = sum(row["seconds_by_stage"]["train"] for row in _rows(folder))
+    training = sum(row["seconds_by_stage"]["train"] for row in read_metrics(folder))
     return {**{k: result[k] for k in keys if k in result}, "seconds": training}
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -8,13 +8,11 @@ seconds that noise takes are reported on their own.
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import torch
@@ -26,8 +24,8 @@ from client.clipped_sum import token_loss
 from client.clipping import ENGINES, make_engine
 from client.heap import keep_freed_memory
 from client.sampling import PhysicalBatch
-from common.errors import FedwardError
 from common.secure_random import SecureGenerator
+from simulation.bench_child import in_child
 
 T = TypeVar("T")
 
@@ -201,37 +199,15 @@ def _noise_seconds(values: int) -> float:
 
 
 def _in_child(function: Callable[..., T], *arguments: object) -> T:
-    """Return what `function` gives in a process of its own, with the imports done and no other memory.
-
-    Raises:
-        FedwardError: The process ended without an answer, most likely for want of memory.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    receiver, sender = context.Pipe(duplex=False)
-    threads = torch.get_num_threads()
-    child = context.Process(target=_answer, args=(sender, threads, function, arguments))
-    child.start()
-    sender.close()
-    try:
-        answer: T = receiver.recv()
-    except EOFError as error:
-        raise FedwardError(
-            "A measuring process ended without a result. Close other programs to free memory and try again."
-        ) from error
-    finally:
-        child.join()
-        receiver.close()
+    """Return what `function` gives in a process of its own, with the imports done and no other memory."""
+    answer: T = in_child(_prepared, torch.get_num_threads(), function, arguments, preload=__name__)
     return answer
 
 
-def _answer(
-    sender: Connection, threads: int, function: Callable[..., object], arguments: tuple[object, ...]
-) -> None:
-    """Run `function` in the child and send its result."""
+def _prepared(threads: int, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+    """Run `function` in a child that is set up as a trainer's process is."""
     # As the trainer does; it speeds the plain step up too.
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    sender.send(function(*arguments))
-    sender.close()
+    return function(*arguments)

@@ -1,14 +1,11 @@
 """`fedward-sim bench scale`: what one more simulated site costs, and what federating costs over training.
 
-Adapter module (flwr through the engine). Memory and set-up are measured over a hundred sites that train a
-tiny encoder, each with its share of synthetic notes, in a child process; the epoch and the padding on the
-embedded encoder.
+Adapter module (flwr through the engine). Memory and set-up are measured over a hundred sites that take
+one step on the embedded encoder's last layer, in a child process; the epoch and the padding on the whole encoder.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -24,11 +21,12 @@ from common.ingestion import Dataset
 from common.plan import Plan
 from common.records import Note
 from common.seeding import torch_seed
+from server.run_folder import read_metrics
+from simulation.bench_child import in_child
 from simulation.engine import federate, make_sites, set_threads, simulate
 from simulation.synthetic import generate
+from simulation.synthetic_lexicon import LABELS
 from simulation.watch import RunWatch
-
-_TYPES = ("Anatomy", "Disease", "Dosage", "Drug", "Procedure")
 
 
 def run(quick: bool) -> dict[str, float]:
@@ -42,7 +40,7 @@ def run(quick: bool) -> dict[str, float]:
 
 def _plan(**sections: dict[str, Any]) -> Plan:
     table: dict[str, Any] = {
-        "task": {"entity_types": list(_TYPES)},
+        "task": {"entity_types": list(LABELS)},
         "federation": {"rounds": 1},
         "simulation": {"threads": 1},
         **sections,
@@ -53,7 +51,7 @@ def _plan(**sections: dict[str, Any]) -> Plan:
 def _site_costs(quick: bool) -> dict[str, float]:
     """Compare a secure round of few sites with one of many, each in a process of its own."""
     few, many = (5, 20) if quick else (10, 100)
-    small, large = _in_child(few), _in_child(many)
+    small, large = in_child(_measure_sites, few), in_child(_measure_sites, many)
     return {
         "site.memory_mib": (large["peak_mib"] - small["peak_mib"]) / (many - few),
         "site.setup_ms": large["setup_seconds"] / many * 1000,
@@ -62,19 +60,7 @@ def _site_costs(quick: bool) -> dict[str, float]:
     }
 
 
-def _in_child(sites: int) -> dict[str, float]:
-    """Run `_measure_sites` in a fresh process and return what it measured."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_sites, args=(sites, sender))
-    process.start()
-    sender.close()
-    measured: dict[str, float] = receiver.recv()
-    process.join()
-    return measured
-
-
-def _measure_sites(sites: int, sender: Any) -> None:
+def _measure_sites(sites: int) -> dict[str, float]:
     """Set up and run one secure round of so many sites on the embedded encoder's last layer."""
     import resource
 
@@ -95,8 +81,7 @@ def _measure_sites(sites: int, sender: Any) -> None:
         data = Dataset(train=corpus.all_train, devel=(), test=())
         simulate(plan, data, Path(folder) / "run", host=host)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sender.send({"peak_mib": peak, "setup_seconds": setup})
-    sender.close()
+    return {"peak_mib": peak, "setup_seconds": setup}
 
 
 def _epoch_ratio(quick: bool) -> dict[str, float]:
@@ -136,7 +121,7 @@ def _federated_seconds(plan: Plan, host: ModelHost, notes: Sequence[Note]) -> tu
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         simulate(plan, Dataset(train=tuple(notes), devel=(), test=()), out, host=host)
-        (row,) = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
+        (row,) = read_metrics(out)
     return float(row["seconds"]), float(row["seconds_by_stage"]["train"])
 
 

@@ -7,12 +7,10 @@ its `secaggplus_mod` calls (flwr 1.42), with its default ranges.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from common.records import ModelUpdate
 from common.roster import Member, Roster
 from common.secagg_parameters import AttemptContext, SecureAggregationParameters
 from server.secure_aggregation import SecureAggregationServer
+from simulation.bench_child import in_child
 from simulation.bench_secure_round import measure_round
 
 _PEERS = 9
@@ -76,7 +75,7 @@ def run(quick: bool) -> dict[str, float]:
     numbers = _measure_masks(_MODEL_VALUES, repeats)
     numbers |= _measure_quantization(_MODEL_VALUES, repeats)
     numbers |= _measure_wire(_MODEL_VALUES)
-    numbers["mask.peak_memory_ratio"] = _in_child(_measure_memory, _MODEL_VALUES)
+    numbers["mask.peak_memory_ratio"] = in_child(_measure_memory, _MODEL_VALUES)
     if quick:
         numbers |= measure_round(sites=3, notes=12, repeats=1)
         numbers |= _measure_cohorts(_QUICK_COHORTS)
@@ -308,24 +307,3 @@ def _memory(field: str) -> int:
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
     raise FedwardError(f"/proc/self/status has no {field}; memory is measured on Linux only.")
-
-
-def _in_child(measure: Callable[[int], float], values: int) -> float:
-    """A measurement in a fresh process, whose peak is its own."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_report, args=(measure, values, sender))
-    child.start()
-    sender.close()
-    try:
-        return float(receiver.recv())
-    except EOFError:
-        raise FedwardError("The process that measures memory ended without a figure.") from None
-    finally:
-        child.join()
-
-
-def _report(measure: Callable[[int], float], values: int, sender: Connection) -> None:
-    """Run in the child: measure and send."""
-    sender.send(measure(values))
-    sender.close()

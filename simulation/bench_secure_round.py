@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 from common.host import ModelHost
 from common.ingestion import Dataset
 from common.plan import Plan
+from server.run_folder import read_metrics
 from simulation.engine import simulate
 from simulation.synthetic import generate
 from simulation.synthetic_lexicon import LABELS
@@ -63,5 +63,5 @@ def _round(plan: Plan, data: Dataset, host: ModelHost) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         simulate(plan, data, out, host=host)
-        row: dict[str, Any] = json.loads((out / "metrics.jsonl").read_text("utf-8"))
+        (row,) = read_metrics(out)
     return row

@@ -16,7 +16,6 @@ from flwr.app import Context
 from client.app import Handler, make_client_app
 from client.private_round import Budget
 from client.site import Site
-from client.trainer import Progress
 from common.errors import InputError
 from common.host import ModelHost, schema_of
 from common.ingestion import Dataset, read_dataset
@@ -25,6 +24,7 @@ from common.private_plan import check_private_plan
 from common.records import Note
 from common.roster import Member, Roster
 from common.tokenization import unit_id
+from common.training import Progress
 from common.validation import require_choice
 from server.app import PULLERS
 from server.federation import FederationJob, open_run, run_federation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from client.trainer import Progress
+from common.training import Progress
 from server.console import RoundProgress
 from server.watch import ConsoleWatch, shown_metrics
 
