@@ -50,7 +50,7 @@ MOMENTS = {
     "in the middle of the uploads of round 2": ("client.site", "Site", "_upload", 5),
     "before the optimizer's step of round 2": ("server.rounds", None, "undo_stages", 2),
     "inside the writing of a checkpoint": ("server.checkpoint", None, "save_file", 3),
-    "before a checkpoint is named": ("common.files", None, "_sync", 4),
+    "before a checkpoint is named": ("common.files", None, "sync", 4),
     "between checkpoint and metrics": ("server.run_folder", "RunFolder", "append_metrics", 2),
     "before the model is saved": ("server.federation", None, "save_model", 1),
     "between model and result": ("server.run_folder", "RunFolder", "write_result", 1),
