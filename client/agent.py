@@ -45,6 +45,9 @@ _STALLED_SECONDS = 60.0
 
 _POLL_SECONDS = 0.5
 
+_LAST_SECONDS = 5.0
+"""How long a stop waits for the last answers to leave."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -179,8 +182,8 @@ class SiteAgent:
         if not finished:
             self._stop_signal.set()
             self._service.wait_idle(_STALLED_SECONDS)
-        self._server.stop(grace=2.0).wait()
-        self.socket.close()
+        self._server.stop(grace=_LAST_SECONDS).wait()
+        self.socket.close(seconds=_LAST_SECONDS)
         shutil.rmtree(self._private, ignore_errors=True)
         return finished
 

@@ -72,7 +72,7 @@ class GuardedSocket:
         self._uids = frozenset(uids)
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         _prepare_folder(path.parent, gid)
         self._listener = _listen(path, gid)
         self._inode = path.stat().st_ino
@@ -90,10 +90,16 @@ class GuardedSocket:
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 
-    def close(self) -> None:
-        """Stop listening and end every connection."""
+    def close(self, *, seconds: float = 0.0) -> None:
+        """Stop listening and end every connection.
+
+        Args:
+            seconds: How long connections may still hand on what is under way. They end by themselves once the
+                socket behind has closed its side.
+        """
         self.stop_listening()
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, timeout=seconds)
             left = list(self._open)
         for connection in left:
             with contextlib.suppress(OSError):
@@ -122,7 +128,7 @@ class GuardedSocket:
     def _serve(self, outer: socket.socket) -> None:
         """Hand bytes on in both directions until both sides have ended."""
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with self._lock:
+        with self._changed:
             self._open |= {outer, inner}
         try:
             inner.connect(str(self._behind))
@@ -133,8 +139,9 @@ class GuardedSocket:
         except OSError as error:
             _log.warning("A connection could not be handed on (%s).", error.strerror)
         finally:
-            with self._lock:
+            with self._changed:
                 self._open -= {outer, inner}
+                self._changed.notify_all()
             outer.close()
             inner.close()
             self._room.release()

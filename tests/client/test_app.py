@@ -14,7 +14,7 @@ from flwr.app.metadata import Metadata
 
 from client.app import app as configured
 from client.app import make_client_app
-from common.errors import AgentError, DataError, PolicyError
+from common.errors import DataError, PolicyError
 from common.flower import from_record_dict, message_type, to_record_dict
 from common.messages import KINDS, TRAIN, UPLOAD, Envelope
 

@@ -1,6 +1,5 @@
 """From a site file to its site: what belongs together, what is refused, and a private plan's ledger."""
 
-import json
 import os
 import tomllib
 from dataclasses import replace
@@ -10,12 +9,11 @@ import pytest
 import tomli_w
 
 from client.approvals import Approvals
-from client.declaration import declare_account, describe_account
 from client.keys import load_identity_key, make_identity_key
 from client.opening import open_site
 from client.plan_facts import facts_of
 from client.settings import read_settings
-from common.errors import DataError, InputError, LedgerError, PlanError, PolicyError
+from common.errors import DataError, InputError, PlanError, PolicyError
 from common.messages import HELLO, Envelope
 from common.plan import read_plan
 from common.roster import Member, Roster, write_roster
