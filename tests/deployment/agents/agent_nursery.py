@@ -1,0 +1,111 @@
+"""Starts real agents by the dozen: imports everything once, and forks one for each line that it reads.
+
+Each line is a JSON object: `site`, the path of a site.toml; `log`, where the agent's standard error goes; and
+`fault`, what goes wrong in it, or null. The answer is a line with the agent's process id and whether it listens.
+A fault is `kill:MOMENT` (the process kills itself there, as `kill -9` would) or `full:charge` (no file may grow
+while the first charge is written).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import client.agent_process
+import client.private_round
+import client.secure_aggregation
+import client.site
+from client.agent import StopSignal
+from client.ledger import Ledger
+from client.private_round import PrivateTraining
+from client.secure_aggregation import SecureAggregationClient
+from client.settings import read_settings
+from common.errors import FedwardError
+
+
+def die(*_: Any, **__: Any) -> None:
+    """End as `kill -9` ends a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_after(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that does its work, whose answer never leaves."""
+
+    def answer(self: Any, *arguments: Any) -> None:
+        method(self, *arguments)
+        die()
+
+    return answer
+
+
+def with_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method during whose first call no file can grow."""
+    calls = []
+
+    def charge(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if len(calls) == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            return method(self, *arguments, **named)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return charge
+
+
+def put_in(fault: str | None) -> None:
+    """Make this process fail where it is told to."""
+    kind, _, moment = (fault or "").partition(":")
+    if kind == "full":
+        Ledger.charge = with_full_disk(Ledger.charge)
+    elif moment == "charged":
+        PrivateTraining._fit = die
+    elif moment == "training":
+        StopSignal.on_step = die
+    elif moment == "spooled":
+        Ledger.record_spooled = die
+    elif kind == "kill":
+        setattr(SecureAggregationClient, moment, dying_after(getattr(SecureAggregationClient, moment)))
+
+
+def be_agent(order: dict[str, Any], ready: int) -> None:
+    """Run the agent in this process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    put_in(order["fault"])
+    try:
+        client.agent_process.run_agent(read_settings(Path(order["site"])), ready=ready)
+        os._exit(0)
+    except FedwardError as error:
+        os.write(2, f"{error}\n".encode())
+        os._exit(error.exit_code)
+
+
+def main() -> None:
+    """Fork an agent for each line."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reading)
+            be_agent(json.loads(line), writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            listens = bool(pipe.read())
+        print(json.dumps({"pid": child, "listens": listens}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
