@@ -259,7 +259,7 @@ def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
     for site in sites:
         assert found["privacy"][site.name]["epsilon"] > 0
         assert jobs_of(site) == [(2, 2)]
-        stages = ["charge", "train", "share-keys", "upload", "confirm", "unmask"]
+        stages = ["charge", "advertise", "share-keys", "upload", "confirm", "unmask"]
         assert audited(site) == ["approval", *stages, *stages]
         # One process held records, keys, masks and model from the first message to the last.
         log = [json.loads(line) for line in (site / "agent.log").read_text("utf-8").splitlines()]

@@ -17,16 +17,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import client.agent_process
+import client.site  # noqa: F401 - what an agent would import when it opens its site
 import client.private_round
 import client.secure_aggregation
 import client.site
 from client.agent import StopSignal
 from client.ledger import Ledger
+from client.opening import agreement
+from client.plan_facts import facts_of
 from client.private_round import PrivateTraining
 from client.secure_aggregation import SecureAggregationClient
-from client.settings import read_settings
+from client.settings import SiteSettings, read_settings
 from common.errors import FedwardError
+from common.host import ModelHost
+
+_warm: set[str] = set()
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -76,6 +84,17 @@ def put_in(fault: str | None) -> None:
         setattr(SecureAggregationClient, moment, dying_after(getattr(SecureAggregationClient, moment)))
 
 
+def warm_up(settings: SiteSettings) -> None:
+    """Do once, before agents are forked, what each of them would do alike: load libraries, and count epsilons."""
+    plan, roster = agreement(settings)
+    if plan.hash not in _warm:
+        _warm.add(plan.hash)
+        facts_of(plan, sites=len(roster))
+        host = ModelHost.build(plan)
+        # The first optimizer step of a process loads more of torch than all before it.
+        torch.optim.AdamW(host.model.parameters()).step()
+
+
 def be_agent(order: dict[str, Any], ready: int) -> None:
     """Run the agent in this process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -96,11 +115,13 @@ def main() -> None:
     """Fork an agent for each line."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
+        order = json.loads(line)
+        warm_up(read_settings(order["site"]))
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.close(reading)
-            be_agent(json.loads(line), writing)
+            be_agent(order, writing)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             listens = bool(pipe.read())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +44,14 @@ def ledger_of(site):
         (account,) = ledger.spent()
         jobs = ledger.by_job()
         return sum(job.rounds for job in jobs), account.charges, account.spent.epsilon
+
+
+def wait_until_dead(nursery, site):
+    """Wait until a site's agent has ended."""
+    until = time.monotonic() + 60
+    while nursery.lives(site):
+        assert time.monotonic() < until, "The agent goes on."
+        time.sleep(0.02)
 
 
 def socket_of(site):
@@ -86,10 +96,9 @@ def test_a_run_survives_a_kill_at_every_moment_of_a_round(nursery, make_sites, t
     def handler_of(site):
         def handle(request):
             if site == victim and request.kind == TRAIN and not deaths[int(request.header["round"]) - 1 :]:
-                if deaths:
-                    assert not nursery.lives(victim), f"{deaths[-1]} did not kill."
-                else:
+                if not deaths:
                     os.kill(nursery.running[victim], signal.SIGKILL)
+                wait_until_dead(nursery, victim)
                 deaths.append(MOMENTS[len(deaths)])
                 nursery.start(victim, f"kill:{deaths[-1]}")
             elif site == victim and request.kind == HELLO:
@@ -100,7 +109,7 @@ def test_a_run_survives_a_kill_at_every_moment_of_a_round(nursery, make_sites, t
 
     result = run(sites, tmp_path / "run", handler_of)
     assert deaths == list(MOMENTS)
-    assert not nursery.lives(victim)
+    wait_until_dead(nursery, victim)
     assert result["rounds"] == rounds
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     taken = dict(zip(MOMENTS, [victim.name in row["sites"] for row in rows], strict=True))
@@ -153,7 +162,7 @@ def killed(nursery, site, fault):
     nursery.start(site, fault)
     with pytest.raises(AgentError, match="did not answer"):
         train(site)
-    assert not nursery.lives(site)
+    wait_until_dead(nursery, site)
     nursery.start(site)
 
 
@@ -201,9 +210,6 @@ def test_an_agent_that_is_stopped_gives_its_training_up_cleanly(nursery, make_si
     """SIGTERM: the answer is a code, the socket goes, the charge stays, and a second agent can start."""
     (site, *_) = make_sites(3, agent={"stop_seconds": 0.0}, federation__rounds=2, privacy__steps=4000)
     pid = nursery.start(site)
-    import threading
-    import time
-
     answers = []
     asking = threading.Thread(target=lambda: answers.append(train(site)))
     asking.start()
@@ -215,9 +221,7 @@ def test_an_agent_that_is_stopped_gives_its_training_up_cleanly(nursery, make_si
     assert answers[0].refusal == "stopping"
     assert ledger_of(site)[:2] == (1, 1)
     assert not list((site / "spool").glob("*.update"))
-    until = time.monotonic() + 60
-    while nursery.lives(site) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until_dead(nursery, site)
     assert not socket_of(site).exists()
 
 
