@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 import client.agent_process
-import client.site  # noqa: F401 - what an agent would import when it opens its site
 import client.private_round
 import client.secure_aggregation
 import client.site
