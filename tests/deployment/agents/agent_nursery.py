@@ -2,17 +2,19 @@
 
 Each line is a JSON object: `site`, the path of a site.toml; `log`, where the agent's standard error goes; and
 `fault`, what goes wrong in it, or null. The answer is a line with the agent's process id and whether it listens.
-A fault is `kill:MOMENT` (the process kills itself there, as `kill -9` would) or `full:charge` (no file may grow
-while the first charge is written).
+A fault is `kill:MOMENT` (the process kills itself there, as `kill -9` would), `full:charge` (no file may grow while the
+first charge is written) or `quote:record` (a library quotes a record in all that it can say).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from client.ledger import Ledger
 from client.opening import agreement
 from client.plan_facts import facts_of
 from client.private_round import PrivateTraining
+from client.round_training import SiteRecords
 from client.secure_aggregation import SecureAggregationClient
 from client.settings import SiteSettings, read_settings
 from common.errors import FedwardError
@@ -68,11 +71,21 @@ def with_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:
     return charge
 
 
+def quoting(records: SiteRecords) -> None:
+    """Fail as a library does that quotes what it choked on, in a warning, a log line and an exception."""
+    text = records._notes[0].text
+    warnings.warn(text, stacklevel=1)
+    logging.getLogger("some_library").error("cannot encode %s", text)
+    raise ValueError(text)
+
+
 def put_in(fault: str | None) -> None:
     """Make this process fail where it is told to."""
     kind, _, moment = (fault or "").partition(":")
     if kind == "full":
         Ledger.charge = with_full_disk(Ledger.charge)
+    elif kind == "quote":
+        SiteRecords.examples = quoting
     elif moment == "charged":
         PrivateTraining._fit = die
     elif moment == "training":
