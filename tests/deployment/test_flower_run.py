@@ -256,6 +256,8 @@ def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
     rows = [json.loads(line) for line in (local / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [row["sites"] for row in rows] == [[site.name for site in sites]] * 2
     assert (local / "run" / "model" / "config.json").is_file()
+    report = (local / "run" / "report.html").read_text("utf-8")
+    assert "Isolation was off at site-1, site-2, site-3" in report
     for site in sites:
         assert found["privacy"][site.name]["epsilon"] > 0
         assert jobs_of(site) == [(2, 2)]
