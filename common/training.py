@@ -63,10 +63,11 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def schedule(step: int, total: int, training: Training) -> float:
     """Learning-rate factor in [0, 1] of a 0-based step: linear warm-up, then linear decay over the whole run."""
-    warmup = max(1, round(total * training.warmup_fraction))
+    # A plan that asks for some warm-up gets one step of it, one that asks for none gets none.
+    warmup = max(1, round(total * training.warmup_fraction)) if training.warmup_fraction else 0
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return max(0.0, (total - step) / max(1, total - warmup + 1))
+    return max(0.0, (total - step) / max(1, total - warmup + bool(warmup)))
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
