@@ -13,6 +13,7 @@ device = "auto"
 identity = "identity.pem"   # mode 0600
 
 [policy]                    # see client.policy
+[preparation]               # see client.preparation_settings
 ```
 
 Paths are taken from the file's own folder. The server changes none of this.
@@ -34,11 +35,10 @@ from client.approvals import Approvals
 from client.keys import load_identity_key
 from client.plan_facts import facts_of
 from client.policy import Policy
-from common.errors import DataError, PlanError, ValidationError
-from common.ingestion import find_split, read_split
+from client.preparation_settings import PreparationTable
+from common.errors import PlanError, ValidationError
 from common.messages import HELLO, Envelope
 from common.plan import Plan, Section, read_plan
-from common.records import Note
 from common.roster import Roster, read_roster
 from common.validation import require_known_keys, require_text
 
@@ -111,12 +111,14 @@ class SiteSettings:
         site: Its `[site]`.
         keys: Its `[keys]`.
         policy: Its `[policy]`; None where there is no such table, which suits a trial on made-up records.
+        preparation: Its `[preparation]`; the defaults where there is none.
     """
 
     path: Path
     site: SiteTable
     keys: KeysTable
     policy: Policy | None = None
+    preparation: PreparationTable = PreparationTable()  # noqa: RUF009
 
 
 _TABLES = ("site", "keys")
@@ -134,11 +136,12 @@ def read_settings(path: Path | str) -> SiteSettings:
     path = Path(path).expanduser().absolute()
     table = _read_toml(path)
     try:
-        require_known_keys("the site file", table, [*_TABLES, "policy"])
+        require_known_keys("the site file", table, [*_TABLES, "policy", "preparation"])
         for name in _TABLES:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
         site, keys = SiteTable.from_table(table["site"]), KeysTable.from_table(table["keys"])
+        preparation = PreparationTable.from_table(table.get("preparation", {}))
     except ValidationError as error:
         raise PlanError(f"{path}: {error}") from None
     policy = table.get("policy")
@@ -149,6 +152,7 @@ def read_settings(path: Path | str) -> SiteSettings:
         site=_anchored(site, path.parent),
         keys=_anchored(keys, path.parent),
         policy=None if policy is None else Policy.from_table(policy, site_file=path),
+        preparation=preparation.anchored(path.parent),
     )
 
 
@@ -194,12 +198,13 @@ def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
     """Make the site, cheapest checks first."""
     # torch comes in here, in the process that trains.
     from client.site import Site
+    from client.training_notes import read_training_notes
     from common.host import ModelHost
 
     site = settings.site
     plan, roster = _agreement(settings, plan_path)
     key = _checked_key(settings, plan, roster)
-    notes = _training_notes(settings, plan)
+    notes = read_training_notes(site.data, plan, settings.preparation)
     site.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Site(
         name=site.name,
@@ -237,19 +242,6 @@ def _checked_key(settings: SiteSettings, plan: Plan, roster: Roster) -> Ed25519P
         approved = Approvals.load(settings.policy.approvals, key.public_key())
         settings.policy.check(facts_of(plan, sites=len(roster)), approved=approved)
     return key
-
-
-def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:
-    """Read the site's training notes."""
-    from common.host import schema_of
-
-    split = find_split(settings.site.data, "train")
-    if split is None:
-        raise DataError(
-            "has no split train; add a file or a folder called train, with any extension.",
-            path=settings.site.data,
-        )
-    return tuple(read_split(split, schema_of(plan), split="train"))
 
 
 def _anchored(table: _Table, folder: Path) -> _Table:
