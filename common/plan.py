@@ -20,7 +20,7 @@ import tomli_w
 
 from common.errors import PlanError, ValidationError
 from common.plan_augmentation import Adversarial, Augmentation, Features, check_private_sections
-from common.plan_section import Section
+from common.plan_section import Section as Section
 from common.plan_section import checked as _checked
 from common.plan_section import choice as _choice
 from common.plan_section import flag as _flag
