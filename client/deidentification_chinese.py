@@ -1,5 +1,7 @@
 """Chinese, simplified characters, for which Presidio has nothing of its own: all of it is here."""
 
+# A pattern is read as a whole, so it stands on one line however long.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import regex  # type: ignore[import-untyped]
@@ -16,7 +18,9 @@ SURNAMES = tuple(sorted(set(_Person.last_names)))
 _SURNAME = any_of([*SURNAMES, "欧阳", "司马", "上官", "诸葛", "东方", "皇甫"])
 _TITLE = r"(?:医生|医师|主任|教授|护士长|护士|大夫|先生|女士|小姐|老师|院长)"
 _BEFORE = r"(?<=^|[\s，。；：、,;:(（于在到至由从赴往转经该])"
-_PROVINCE = any_of(name.removesuffix("省").removesuffix("市").removesuffix("自治区") for name in _Address.provinces)
+_PROVINCE = any_of(
+    name.removesuffix("省").removesuffix("市").removesuffix("自治区") for name in _Address.provinces
+)
 _AREA = r"(?:省|自治区|特别行政区|市|区|县|州|盟|旗|镇|乡|街道|路|街|大道|巷|弄|村|小区|花园|新村)"
 _HOSPITAL = r"(?:医院|卫生院|卫生服务中心|卫生室|诊所|保健院|疗养院|医学院|大学|研究所)"
 _TENS = r"[一二三四五六七八九]?十[一二三四五六七八九]?"
@@ -27,14 +31,26 @@ CHINESE = LanguagePatterns(
     day_first=False,
     patterns={
         PERSON: (
-            (rf"(?:姓\s*名|患者|病人|产妇|联系人|监护人|家属){_SIGN}(?<=[:：][ \t]*)\K{_HAN}{{1,4}}(?![{_HAN}])", LABELLED),
+            (
+                rf"(?:姓\s*名|患者|病人|产妇|联系人|监护人|家属){_SIGN}(?<=[:：][ \t]*)\K{_HAN}{{1,4}}(?![{_HAN}])",
+                LABELLED,
+            ),
             (rf"(?:姓\s*名){_SIGN}\K{_SURNAME}(?:{_HAN}{{1,2}}|某{{1,2}})(?![{_HAN}])", LABELLED),
-            (rf"(?:主治|主任|住院|经治|责任|值班|手术|主刀|报告|审核|记录)?(?:医师|医生|护士|者)(?:签名|签字)?[ \t]*[:：][ \t]*\K{_HAN}{{2,4}}(?![{_HAN}])", LABELLED),
+            (
+                rf"(?:主治|主任|住院|经治|责任|值班|手术|主刀|报告|审核|记录)?(?:医师|医生|护士|者)(?:签名|签字)?[ \t]*[:：][ \t]*\K{_HAN}{{2,4}}(?![{_HAN}])",
+                LABELLED,
+            ),
             (rf"{_SURNAME}{_HAN}{{0,2}}?(?={_TITLE})", SHAPED),
-            (rf"(?:患者|病人|患儿|产妇)\K{_SURNAME}(?:某{{1,2}}|{_HAN}{{1,2}}(?=[，,。；;、（( ]|$))", SHAPED),
+            (
+                rf"(?:患者|病人|患儿|产妇)\K{_SURNAME}(?:某{{1,2}}|{_HAN}{{1,2}}(?=[，,。；;、（( ]|$))",
+                SHAPED,
+            ),
         ),
         DATE: (
-            (r"(?<!\d)(?:(?:19|20)\d\d|\d\d)[ ]?年[ ]?(?:0?[1-9]|1[0-2])[ ]?月(?:[ ]?(?:0?[1-9]|[12]\d|3[01])[ ]?[日号])?", SHAPED),
+            (
+                r"(?<!\d)(?:(?:19|20)\d\d|\d\d)[ ]?年[ ]?(?:0?[1-9]|1[0-2])[ ]?月(?:[ ]?(?:0?[1-9]|[12]\d|3[01])[ ]?[日号])?",
+                SHAPED,
+            ),
             (r"(?<![\d年])(?:0?[1-9]|1[0-2])月(?:0?[1-9]|[12]\d|3[01])[日号]", SHAPED),
             (r"(?<!\d)(?:19|20)\d\d[ ]?年(?![ ]?\d)", SHAPED),
         ),
@@ -55,13 +71,22 @@ CHINESE = LanguagePatterns(
             ),
         ),
         LOCATION: (
-            (r"(?:家庭住址|现住址|户籍地址|联系地址|住\s*址|地\s*址|籍\s*贯|出生地|户口地)[ \t]*[:：][ \t]*\K[^\n，。；,;]{2,40}", LABELLED),
-            (rf"{_PROVINCE}(?:(?!{_HOSPITAL}){_HAN}{{0,8}}?{_AREA}){{1,5}}(?:\d{{1,5}}号?(?:院|楼|栋|幢|单元|室|-|\d)*)?", SHAPED),
+            (
+                r"(?:家庭住址|现住址|户籍地址|联系地址|住\s*址|地\s*址|籍\s*贯|出生地|户口地)[ \t]*[:：][ \t]*\K[^\n，。；,;]{2,40}",
+                LABELLED,
+            ),
+            (
+                rf"{_PROVINCE}(?:(?!{_HOSPITAL}){_HAN}{{0,8}}?{_AREA}){{1,5}}(?:\d{{1,5}}号?(?:院|楼|栋|幢|单元|室|-|\d)*)?",
+                SHAPED,
+            ),
             (rf"{_PROVINCE}(?=人[，。,；])", SHAPED),
         ),
         ORGANIZATION: (
             (rf"{_PROVINCE}(?:(?![于在到至由从赴往转经])[{_HAN}\d]){{0,16}}?{_HOSPITAL}", SHAPED),
-            (rf"{_BEFORE}(?!(?:我|本|外|某|当地|上级|下级|社区|基层|专科|综合)(?:院|{_HOSPITAL}))(?:(?![于在到至由从赴往转经]){_HAN}){{2,14}}?{_HOSPITAL}", SHAPED),
+            (
+                rf"{_BEFORE}(?!(?:我|本|外|某|当地|上级|下级|社区|基层|专科|综合)(?:院|{_HOSPITAL}))(?:(?![于在到至由从赴往转经]){_HAN}){{2,14}}?{_HOSPITAL}",
+                SHAPED,
+            ),
             (r"(?:工作单位|单位|就诊医院|送检单位)[ \t]*[:：][ \t]*\K[^\n，。；,;]{2,40}", LABELLED),
         ),
     },

@@ -56,7 +56,11 @@ _OWN: Mapping[str, Sequence[tuple[type[PatternRecognizer], str]]] = {
         (NhsRecognizer, r"\d{3}[- ]?\d{3}[- ]?\d{4}"),
         (UkPostcodeRecognizer, r"\d[A-Za-z]{2}\b"),
     ),
-    "es": ((EsNifRecognizer, r"\d{7}"), (EsNieRecognizer, r"\d{7}"), (EsPassportRecognizer, r"\d{6}(?<=[A-Za-z]{3}\d{6})")),
+    "es": (
+        (EsNifRecognizer, r"\d{7}"),
+        (EsNieRecognizer, r"\d{7}"),
+        (EsPassportRecognizer, r"\d{6}(?<=[A-Za-z]{3}\d{6})"),
+    ),
     "zh": ((ResidentNumbers, r"\d{17}"),),
 }
 """Presidio's recognisers of a country's numbers, and what a text must hold for them to be run."""
@@ -182,7 +186,9 @@ def _pattern_recognizers(languages: Sequence[LanguagePatterns], least: float) ->
             for kind, gate, near in (*_SHARED, *own)
         ),
         *(
-            CompiledRecognizer(CasedPatterns(kind, f"{name}-{kind.lower()}", patterns), kind=kind, least=least)
+            CompiledRecognizer(
+                CasedPatterns(kind, f"{name}-{kind.lower()}", patterns), kind=kind, least=least
+            )
             for name, table in tables
             for kind, patterns in table.items()
         ),
@@ -215,6 +221,7 @@ def check_pattern(name: str, pattern: str) -> str:
     except regex.error as error:
         raise ValidationError(f"{name} is {pattern!r}, which is not a pattern: {error}.") from None
     if compiled.fullmatch("") is not None:
-        raise ValidationError(f"{name} is {pattern!r}, which matches an empty text; it must need a character.")
+        raise ValidationError(
+            f"{name} is {pattern!r}, which matches an empty text; it must need a character."
+        )
     return pattern
-

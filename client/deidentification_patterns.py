@@ -46,7 +46,10 @@ class LanguagePatterns:
 # Presidio's dates end at word borders, which are not there between a digit and an ideograph or a `T`.
 # They begin with what is rare, the digit, and look back from there: scanning for it is fast.
 _YEAR_FIRST = r"(?:19|20)(?<!\d\d\d)\d\d([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?!\d)"
-_YEAR_LAST = r"\d(?<![\d.,/-]\d)\d?+(?<=\b0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|[12]\d|3[01])\1(?:19|20)?\d\d(?![\d/]|[.,-]\d)"
+_YEAR_LAST = (
+    r"\d(?<![\d.,/-]\d)\d?+(?<=\b0?[1-9]|[12]\d|3[01])"
+    r"([-/.])(?:0?[1-9]|[12]\d|3[01])\1(?:19|20)?\d\d(?![\d/]|[.,-]\d)"
+)
 
 SHARED: Mapping[str, Patterns] = {DATE: ((_YEAR_FIRST, SHAPED), (_YEAR_LAST, SHAPED))}
 

@@ -226,4 +226,3 @@ class TermRecognizer(LocalRecognizer):  # type: ignore[misc]
                 found.append((start, start + len(term)))
                 start = text.find(term, start + len(term))
         return [RecognizerResult(entity_type=self._kind, start=a, end=b, score=1.0) for a, b in found]
-

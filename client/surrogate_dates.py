@@ -16,7 +16,9 @@ import regex  # type: ignore[import-untyped]
 from client.deidentification_english import MONTHS as _ENGLISH
 from client.deidentification_spanish import MONTHS as _SPANISH
 
-_NAMES = {name.casefold(): number for names in (_ENGLISH, _SPANISH) for number, name in enumerate(names, start=1)}
+_NAMES = {
+    name.casefold(): number for names in (_ENGLISH, _SPANISH) for number, name in enumerate(names, start=1)
+}
 _NAMES |= {"setiembre": 9, "sept": 9}
 _SPANISH_NAMES = {*_SPANISH, "setiembre"}
 _SHORT = {name[:3].casefold(): number for number, name in enumerate(_ENGLISH, start=1)}
@@ -85,7 +87,11 @@ def _moved(match: Any, days: int, day_first: bool) -> str:
     values = {
         "y": f"{new.year:04d}"[-len(parts.get("y", "0000")) :],
         day: f"{new.day:02d}" if padded else str(new.day),
-        month: _name(parts[month], new.month) if month == "name" else f"{new.month:02d}" if padded else str(new.month),
+        month: _name(parts[month], new.month)
+        if month == "name"
+        else f"{new.month:02d}"
+        if padded
+        else str(new.month),
         "nth": "º" if parts.get("nth") == "º" else _ordinal(new.day),
     }
     return _written(match, {name: value for name, value in values.items() if name in parts})

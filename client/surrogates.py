@@ -36,12 +36,17 @@ _FURTHEST_SHIFT = 365
 
 _DOMAIN = b"fedward surrogates v1"
 _NAME_PARTS = regex.compile(r"\p{Han}+|[\p{L}\p{M}'’]+")
-_PARTICLES = frozenset("de del la las los y i da do dos van von der den bin al san md do rn np pa".split())
+_PARTICLES = frozenset(
+    "de del la las los y i da do dos van von der den bin al san md rn np pa".split()  # noqa: SIM905
+)
 _HAN = regex.compile(r"\p{Han}")
 _AGE_WORDS = regex.compile(
-    r"(?P<en>ninety)(?:-\w+)?|(?P<es>noventa)(?:[ ]y[ ]\w+)?|(?P<zh>九十)[一二三四五六七八九]?(?P<rest>.*)", regex.IGNORECASE
+    r"(?P<en>ninety)(?:-\w+)?|(?P<es>noventa)(?:[ ]y[ ]\w+)?|(?P<zh>九十)[一二三四五六七八九]?(?P<rest>.*)",
+    regex.IGNORECASE,
 )
-_YOUNG = regex.compile(r"[ -]*(?:mes|month|d[íi]a|day|sem|week|hora|hour|个?月|天|周(?!岁))", regex.IGNORECASE)
+_YOUNG = regex.compile(
+    r"[ -]*(?:mes|month|d[íi]a|day|sem|week|hora|hour|个?月|天|周(?!岁))", regex.IGNORECASE
+)
 """Units of an age that are shorter than years, after its number."""
 _ORGANIZATIONS = {"en": "{} Hospital", "es": "Hospital {}", "zh": "{}医院"}
 _WARDS = {"en": "Ward {}", "es": "Planta {}", "zh": "{}病区"}
@@ -90,10 +95,14 @@ class Surrogates:
             PHONE: lambda text, patient: self._like(PHONE, text, patient),
             ID: lambda text, patient: self._like(ID, text, patient),
             EMAIL: self._email,
-            URL: lambda text, patient: f"https://www.example.org/{self._digest(URL, text, patient).hex()[:8]}",
+            URL: lambda text, patient: (
+                f"https://www.example.org/{self._digest(URL, text, patient).hex()[:8]}"
+            ),
             LOCATION: self._location,
             ORGANIZATION: self._organization,
-            WARD: lambda text, patient: self._format(_WARDS, text, str(self._number(WARD, text, patient, 89) + 10)),
+            WARD: lambda text, patient: self._format(
+                _WARDS, text, str(self._number(WARD, text, patient, 89) + 10)
+            ),
             PROFESSION: lambda text, patient: str(self._faker(PROFESSION, text, patient).job()),
         }
 
