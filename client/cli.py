@@ -227,6 +227,9 @@ def prepare(
         int, typer.Option("--workers", help="Processes; 0 for one a core.", min=0, max=256)
     ] = 0,
     sample: Annotated[int, typer.Option("--sample", help="Notes that --dry-run shows.", min=1)] = 3,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Count word pieces and windows of the plan's encoder.")
+    ] = False,
 ) -> None:
     """Read records in any format, clean them, and write JSONL for training; list what cannot be used."""
     from client.prepare_command import run_prepare
@@ -245,6 +248,7 @@ def prepare(
         split_by=split_by,
         workers=workers,
         sample=sample,
+        tokens=tokens,
     )
 
 
