@@ -13,7 +13,7 @@ from common.command import run_command
 
 app = typer.Typer(
     name="fedward-site",
-    help="Run a site of a federation: its keys and its audit log.",
+    help="Run a site of a federation: its records, its keys and its audit log.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -239,6 +239,65 @@ def deidentify_check(
         languages=tuple(language or ()),
         json_file=json_file,
         console=console,
+    )
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        Path, typer.Argument(help="A file or folder of records in any format.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder for the prepared notes.", show_default=False)
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="The site.toml: its plan, and its own [preparation].")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="The plan, whose [preparation] is applied.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show on this terminal what each stage does to a few notes.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")
+    ] = False,
+    data_format: Annotated[str, typer.Option("--format", help="auto, or a format's name.")] = "auto",
+    split: Annotated[
+        str, typer.Option("--split", help="Divide into train, devel and test: 0.8,0.1,0.1.")
+    ] = "",
+    split_key: Annotated[
+        Path | None, typer.Option("--split-key", help="The secret key of the division; made if absent.")
+    ] = None,
+    split_by: Annotated[
+        str, typer.Option("--split-by", help="patient, document or record; the largest by default.")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes; 0 for one a core.", min=0, max=256)
+    ] = 0,
+    sample: Annotated[int, typer.Option("--sample", help="Notes that --dry-run shows.", min=1)] = 3,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Count word pieces and windows of the plan's encoder.")
+    ] = False,
+) -> None:
+    """Read records in any format, clean them, and write JSONL for training; list what cannot be used."""
+    from client.prepare_command import run_prepare
+
+    run_prepare(
+        console,
+        source,
+        out=out,
+        site=site,
+        plan=plan,
+        dry_run=dry_run,
+        strict=strict,
+        data_format=data_format,
+        split=split,
+        split_key=split_key,
+        split_by=split_by,
+        workers=workers,
+        sample=sample,
+        tokens=tokens,
     )
 
 

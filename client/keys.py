@@ -75,11 +75,11 @@ def write_new_private(path: Path, content: bytes, *, what: str = "identity key")
 
     Args:
         path: The new file.
-        content: Its bytes.
-        what: What messages call it.
+        content: A key.
+        what: What to call it in a message.
 
     Raises:
-        InputError: The file exists, or cannot be made.
+        InputError: The file exists or cannot be made.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -95,10 +95,14 @@ def write_new_private(path: Path, content: bytes, *, what: str = "identity key")
 
 
 def read_private(path: Path, *, what: str = "identity key") -> bytes:
-    """Return the content of a file that nobody but its owner may touch, at most 64 KiB.
+    """Return the content of a file that nobody but its owner may touch.
+
+    Args:
+        path: The file.
+        what: What to call it in a message.
 
     Raises:
-        InputError: The file is missing, or others may read or write it.
+        InputError: It cannot be read, or others have access.
     """
     try:
         with path.open("rb") as source:

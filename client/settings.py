@@ -18,6 +18,7 @@ identity = "identity.pem"   # mode 0600
 mode = "surrogate"
 languages = ["en"]
 secret = "surrogates.secret"  # mode 0600
+[preparation]               # see client.preparation_settings
 ```
 
 Paths are taken from the file's own folder. The server changes none of this.
@@ -40,11 +41,10 @@ from client.approvals import Approvals
 from client.keys import load_identity_key
 from client.plan_facts import facts_of
 from client.policy import Policy
-from common.errors import DataError, PlanError, ValidationError
-from common.ingestion import find_split, read_split
+from client.preparation_settings import PreparationTable
+from common.errors import PlanError, ValidationError
 from common.messages import HELLO, Envelope
 from common.plan import Plan, Section, read_plan
-from common.records import Note
 from common.roster import Roster, read_roster
 from common.validation import require_choice, require_float, require_known_keys, require_text
 
@@ -169,6 +169,7 @@ class SiteSettings:
         keys: Its `[keys]`.
         policy: Its `[policy]`; None where there is no such table, which suits a trial on made-up records.
         deidentification: Its `[deidentification]`; None where there is no such table.
+        preparation: Its `[preparation]`; the defaults where there is none.
     """
 
     path: Path
@@ -176,6 +177,7 @@ class SiteSettings:
     keys: KeysTable
     policy: Policy | None = None
     deidentification: DeidentificationTable | None = None
+    preparation: PreparationTable = PreparationTable()  # noqa: RUF009
 
 
 _TABLES = ("site", "keys")
@@ -193,13 +195,16 @@ def read_settings(path: Path | str) -> SiteSettings:
     path = Path(path).expanduser().absolute()
     table = _read_toml(path)
     try:
-        require_known_keys("the site file", table, [*_TABLES, "policy", "deidentification"])
+        require_known_keys(
+            "the site file", table, [*_TABLES, "policy", "preparation", "deidentification"]
+        )
         for name in _TABLES:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
         site, keys = SiteTable.from_table(table["site"]), KeysTable.from_table(table["keys"])
         cleaned = table.get("deidentification")
         deidentification = None if cleaned is None else DeidentificationTable.from_table(cleaned)
+        preparation = PreparationTable.from_table(table.get("preparation", {}))
     except ValidationError as error:
         raise PlanError(f"{path}: {error}") from None
     policy = table.get("policy")
@@ -211,6 +216,7 @@ def read_settings(path: Path | str) -> SiteSettings:
         keys=_anchored(keys, path.parent),
         policy=None if policy is None else Policy.from_table(policy, site_file=path),
         deidentification=None if deidentification is None else _anchored(deidentification, path.parent),
+        preparation=preparation.anchored(path.parent),
     )
 
 
@@ -256,12 +262,13 @@ def _build(settings: SiteSettings, plan_path: Path | str) -> Site:
     """Make the site, cheapest checks first."""
     # torch comes in here, in the process that trains.
     from client.site import Site
+    from client.training_notes import read_training_notes
     from common.host import ModelHost
 
     site = settings.site
     plan, roster = _agreement(settings, plan_path)
     key = _checked_key(settings, plan, roster)
-    notes = _training_notes(settings, plan)
+    notes = read_training_notes(site.data, plan, settings.preparation)
     site.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Site(
         name=site.name,
@@ -299,19 +306,6 @@ def _checked_key(settings: SiteSettings, plan: Plan, roster: Roster) -> Ed25519P
         approved = Approvals.load(settings.policy.approvals, key.public_key())
         settings.policy.check(facts_of(plan, sites=len(roster)), approved=approved)
     return key
-
-
-def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:
-    """Read the site's training notes."""
-    from common.host import schema_of
-
-    split = find_split(settings.site.data, "train")
-    if split is None:
-        raise DataError(
-            "has no split train; add a file or a folder called train, with any extension.",
-            path=settings.site.data,
-        )
-    return tuple(read_split(split, schema_of(plan), split="train"))
 
 
 def _anchored(table: _Table, folder: Path) -> _Table:

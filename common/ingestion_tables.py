@@ -17,7 +17,7 @@ from common.errors import DataError
 from common.ingestion_jsonl import require_records, span_list
 from common.ingestion_records import Place, Reading, identifier, require_note_text, scalar_columns
 from common.records import EntitySpan, Note
-from common.text_files import read_lines
+from common.text_files import read_lines, report_bytes
 
 _ROWS_PER_BATCH = 256
 _LARGEST_FIELD = 1 << 26
@@ -100,7 +100,9 @@ def parquet_notes(path: Path, reading: Reading, layout: TableLayout) -> Iterator
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _require_text_column(file.schema_arrow.names, layout, path)
+            size = path.stat().st_size
             for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
+                report_bytes(size * batch.num_rows // max(file.metadata.num_rows, 1))
                 for row in batch.to_pylist():
                     number += 1
                     yield from _kept(row, reading, layout, Place(path=path, line=number))

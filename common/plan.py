@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 import tomli_w
 
 from common.errors import PlanError, ValidationError
+from common.preparation import StageChoice, require_stages, require_within_units
 from common.validation import (
     nearest,
     require_bool,
@@ -272,6 +273,14 @@ class SecureAggregation(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparation(Section):
+    """What every site does to its notes before tokenisation, in order; a site's own file may add stages."""
+
+    title = "preparation"
+    stages: tuple[StageChoice, ...] = _checked((), require_stages)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Section):
     """Where metrics go besides the run folder; both stay offline unless their own settings say otherwise."""
 
@@ -304,6 +313,7 @@ _SECTIONS: dict[str, type[Section]] = {
         Privacy,
         Warmup,
         SecureAggregation,
+        Preparation,
         Tracking,
         Simulation,
     )
@@ -323,6 +333,7 @@ class Plan:
     privacy: Privacy | None = None
     warmup: Warmup | None = None
     secure_aggregation: SecureAggregation = field(default_factory=SecureAggregation)
+    preparation: Preparation = field(default_factory=Preparation)
     tracking: Tracking = field(default_factory=Tracking)
     simulation: Simulation = field(default_factory=Simulation)
 
@@ -400,6 +411,7 @@ class Plan:
             )
         if federation.local_epochs > 1:
             raise _epochs_under_privacy(federation.local_epochs)
+        require_within_units("preparation.stages", self.preparation.stages)
         # One epoch is the default of a plan that names none; a private plan has no epochs at all.
         object.__setattr__(self, "federation", dataclasses.replace(federation, local_epochs=0))
         if self.training.physical_tokens < self.model.max_tokens:
@@ -502,4 +514,6 @@ def _parse_value(raw: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, StageChoice):
+        return value.to_table()
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from common.errors import DataError
 
 _PDF_MARK = b"%PDF-"
 _WIDE_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", codecs.BOM_UTF32_BE: "UTF-32"}
+
+
+_watch: ContextVar[Callable[[int], None] | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching_bytes(watch: Callable[[int], None]) -> Iterator[None]:
+    """Call `watch` with the number of bytes of each part of a file that is read in this block."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def report_bytes(count: int) -> None:
+    """Tell whoever watches that so many bytes were read."""
+    watch = _watch.get()
+    if watch is not None:
+        watch(count)
 
 
 def read_lines(
@@ -34,6 +56,7 @@ def read_lines(
             for number, raw in enumerate(file, start=1):
                 start = 0 if number > 1 else _mark_length(raw, path)
                 begin, offset = offset + start, offset + len(raw)
+                report_bytes(len(raw))
                 try:
                     line = _decode(raw[start:], path, number, begin, seen_wide)
                 except DataError as error:
@@ -81,6 +104,7 @@ def read_chunks(path: Path, *, size: int = 1 << 16) -> Iterator[str]:
         with path.open("rb") as file:
             while raw := file.read(size):
                 start = 0 if offset else _mark_length(raw, path)
+                report_bytes(len(raw))
                 pending = len(decoder.getstate()[0])
                 try:
                     text = decoder.decode(raw[start:])
@@ -115,6 +139,7 @@ def read_text(path: Path) -> str:
             "is empty; leave the file out or put a record into it.", path=path, reason="empty-file"
         )
     _mark_length(raw, path)
+    report_bytes(len(raw))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
