@@ -67,6 +67,19 @@ def show_key(
     )
 
 
+@keys.command("secret")
+def new_secret(path: KeyFile) -> None:
+    """Make the secret that surrogates and date offsets are derived from (file mode 0600)."""
+    from client.deidentification_setup import make_site_secret
+
+    make_site_secret(path)
+    console.print(
+        f"The secret is in {path}. Whoever has it can test guesses about replaced names and undo date shifts: "
+        "keep it like a key, and keep it, or surrogates change.",
+        soft_wrap=True,
+    )
+
+
 @keys.command("rotate")
 def rotate_key(
     old: Annotated[Path, typer.Option("--old", help="The key that the ledger opens with now.")],
@@ -193,6 +206,42 @@ def approve(
     console.print(f"Approved plan {facts.plan_hash[:12]}.", highlight=False)
 
 
+@app.command("deidentify-check")
+def deidentify_check(
+    data: Annotated[Path, typer.Option("--data", help="Folder with a split whose entities are gold PHI.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", help="Declares the PHI types and maps the corpus's labels.")
+    ],
+    json_file: Annotated[Path, typer.Option("--json", help="Where the numbers go, mode 0600.")],
+    site: Annotated[
+        Path | None, typer.Option("--site", help="A site.toml; its [deidentification] is checked.")
+    ] = None,
+    tagger: Annotated[
+        Path | None, typer.Option("--tagger", help="Folder of a trained tagger, checked beside the patterns.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, devel or test.")] = "devel",
+    language: Annotated[
+        list[str] | None, typer.Option("--language", help="en, es or zh; may be given twice.")
+    ] = None,
+) -> None:
+    """Measure recall and precision of de-identification where gold PHI exists: patterns, tagger and both."""
+    from client.deidentify_command import run_check
+    from common.ingestion import SPLIT_NAMES
+    from common.validation import require_choice
+
+    require_choice("--split", split, SPLIT_NAMES)
+    run_check(
+        data=data,
+        plan=plan,
+        split=split,
+        site=site,
+        tagger=tagger,
+        languages=tuple(language or ()),
+        json_file=json_file,
+        console=console,
+    )
+
+
 @app.command()
 def prepare(
     source: Annotated[
@@ -227,6 +276,9 @@ def prepare(
         int, typer.Option("--workers", help="Processes; 0 for one a core.", min=0, max=256)
     ] = 0,
     sample: Annotated[int, typer.Option("--sample", help="Notes that --dry-run shows.", min=1)] = 3,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Count word pieces and windows of the plan's encoder.")
+    ] = False,
 ) -> None:
     """Read records in any format, clean them, and write JSONL for training; list what cannot be used."""
     from client.prepare_command import run_prepare
@@ -245,6 +297,7 @@ def prepare(
         split_by=split_by,
         workers=workers,
         sample=sample,
+        tokens=tokens,
     )
 
 

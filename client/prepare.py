@@ -13,6 +13,7 @@ OUT/                     mode 0700, every file 0600
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -63,6 +64,7 @@ class PrepareJob:
         fractions: Shares of train, devel and test to divide the notes into; None leaves them as they are.
         strict: Stop at the first thing that cannot be used.
         workers: Processes.
+        tokens_of: A plan whose word pieces and windows are counted; None counts none.
     """
 
     source: Path
@@ -71,9 +73,14 @@ class PrepareJob:
     fractions: tuple[float, ...] | None = None
     strict: bool = False
     workers: int = 1
+    tokens_of: Plan | None = None
 
     def recipe(self, on_reject: OnReject | None = None) -> Recipe:
         """Return the stages; see `PreparationTable.recipe`."""
+        return dataclasses.replace(self._stages(on_reject), tokens_of=self.tokens_of)
+
+    def _stages(self, on_reject: OnReject | None) -> Recipe:
+        """Return the stages of the plan and of the site, or the default ones."""
         if self.plan is None and not self.site.stages:
             extra = self.site.recipe(None, on_reject=on_reject)
             return recipe_of(None, stages=DEFAULT_STAGES, phrases=extra.phrases)
@@ -253,9 +260,9 @@ class _Run:
         self._formats[split] = f"{detected.format}: {detected.reason}"
         notes = self._job.read(split, path, self._counts, self._listener)
         for note in self._pipeline.run(self._timed(notes)):
-            begin = time.perf_counter()
+            begin = time.process_time()
             self._write(split, note)
-            self._seconds[WRITING] += time.perf_counter() - begin
+            self._seconds[WRITING] += time.process_time() - begin
             self._on_note()
 
     def result(self) -> PrepareResult:
@@ -310,13 +317,13 @@ class _Run:
         """Yield what comes, counting the time that it takes to come."""
         source = iter(notes)
         while True:
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
                 note = next(source)
             except StopIteration:
                 return
             finally:
-                self._seconds[READING] += time.perf_counter() - begin
+                self._seconds[READING] += time.process_time() - begin
             yield note
 
     def _reject_record(self, reject: Reject) -> None:

@@ -52,6 +52,7 @@ def run_prepare(
     split_by: str = "",
     workers: int = 0,
     sample: int = 3,
+    tokens: bool = False,
 ) -> None:
     """Run the command.
 
@@ -70,6 +71,12 @@ def run_prepare(
         split_by=split_by,
         workers=workers,
     )
+    if tokens:
+        if job.plan is None:
+            raise InputError(
+                "--tokens counts the pieces of a plan's encoder; give --plan, or --site with a plan."
+            )
+        job = dataclasses.replace(job, tokens_of=job.plan)
     if dry_run:
         show_sample(console, job, sample)
         return

@@ -107,7 +107,7 @@ class Pipeline:
     def prepare(self, note: Note) -> Note | None:
         """Return one note after all stages, or None (counted) where a stage rejected it."""
         for stage in self.stages:
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
                 note = stage.apply(note)
             except (Rejected, EditConflict) as error:
@@ -116,7 +116,7 @@ class Pipeline:
                 self._reject(note, stage, error)
                 return None
             finally:
-                self._seconds[stage.name] += time.perf_counter() - begin  # type: ignore[assignment]
+                self._seconds[stage.name] += time.process_time() - begin  # type: ignore[assignment]
         return note
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
@@ -128,7 +128,7 @@ class Pipeline:
         return dict(self._rejects)
 
     def seconds(self) -> Mapping[str, float]:
-        """Return how long each stage took so far."""
+        """Return the processor time of each stage so far."""
         return dict(self._seconds)
 
     def _reject(self, note: Note, stage: Stage, error: Rejected | EditConflict) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from client.preprocessing import Pipeline, Rejected, Scope, Stage
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 ACROSS_NOTES = frozenset({"near_duplicates"})
 """Stages that remember notes: one of them sees all notes of a site, in their order."""
+
+TOKENS = "tokenisation"
 
 
 class NoteLength:
@@ -67,11 +69,13 @@ class Recipe:
         stages: The stages, in order.
         phrases: Boilerplate phrases of the site, besides those in `stages`.
         privacy_unit: The unit of a private plan; None where the plan is not private.
+        tokens_of: A plan whose word pieces and windows are counted; None counts none.
     """
 
     stages: tuple[StageChoice, ...] = ()
     phrases: tuple[str, ...] = ()
     privacy_unit: str | None = None
+    tokens_of: Plan | None = field(default=None, repr=False)
 
     def build(self) -> tuple[Stage, ...]:
         """Make the stages anew; their counts are at zero.
@@ -92,8 +96,9 @@ class Recipe:
             choices = (*choices, StageChoice(name="boilerplate"))
         if choices and "length" not in names:
             # After the cleaning, and before copies are looked for: all empty notes are alike.
-            border = _first_across(choices)
-            choices = (*choices[:border], StageChoice(name="length"), *choices[border:])
+            choices = _before_copies(choices, StageChoice(name="length"))
+        if self.tokens_of is not None:
+            choices = _before_copies(choices, StageChoice(name=TOKENS))
         return choices
 
     def split(self) -> tuple[Recipe, Recipe]:
@@ -103,7 +108,12 @@ class Recipe:
 
     def _part(self, start: int, end: int) -> Recipe:
         """Return the stages from `start` up to `end`."""
-        return _Part(stages=self.choices[start:end], phrases=self.phrases, privacy_unit=self.privacy_unit)
+        return _Part(
+            stages=self.choices[start:end],
+            phrases=self.phrases,
+            privacy_unit=self.privacy_unit,
+            tokens_of=self.tokens_of,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +174,12 @@ def _first_across(choices: Sequence[StageChoice]) -> int:
     return next((i for i, choice in enumerate(choices) if choice.name in ACROSS_NOTES), len(choices))
 
 
+def _before_copies(choices: tuple[StageChoice, ...], added: StageChoice) -> tuple[StageChoice, ...]:
+    """Put a stage after those that work note by note."""
+    border = _first_across(choices)
+    return (*choices[:border], added, *choices[border:])
+
+
 def _boilerplate(recipe: Recipe, options: dict[str, Any]) -> Stage:
     """Make the stage with the plan's and the site's phrases."""
     phrases = all_phrases(options.pop("phrases", ()), recipe.phrases)
@@ -182,6 +198,18 @@ def _sections(recipe: Recipe, options: dict[str, Any]) -> Stage:
     return SectionHeaders(names=dict(options.get("names", ())))
 
 
+def _tokens(recipe: Recipe, options: dict[str, Any]) -> Stage:
+    """Make the stage that counts word pieces."""
+    # torch and transformers come in here, where they are asked for.
+    from client.preprocessing_tokens import TokenCount
+
+    if recipe.tokens_of is None:
+        raise ValidationError(
+            "the stage tokenisation counts the pieces of a plan's encoder, and there is no plan."
+        )
+    return TokenCount(recipe.tokens_of)
+
+
 _MAKERS: Mapping[str, Callable[[Recipe, dict[str, Any]], Stage]] = {
     "unicode": lambda recipe, options: UnicodeCleaning(),
     "line_breaks": lambda recipe, options: LineBreakRepair(**options),
@@ -191,4 +219,5 @@ _MAKERS: Mapping[str, Callable[[Recipe, dict[str, Any]], Stage]] = {
     "repeated_parts": lambda recipe, options: RepeatedParts(**options),
     "near_duplicates": _near_duplicates,
     "length": lambda recipe, options: NoteLength(**options),
+    TOKENS: _tokens,
 }

@@ -56,7 +56,7 @@ class PooledPipeline:
         self._workers = workers
         self._strict = strict
         self._on_reject = on_reject
-        self._local = Pipeline(self._first.build(), strict=strict, on_reject=on_reject)
+        self._local: Pipeline | None = None
         self._ordered = Pipeline(rest.build(), strict=strict, on_reject=on_reject)
         self._totals: dict[int, _Chunk] = {}
 
@@ -65,6 +65,9 @@ class PooledPipeline:
         source = iter(notes)
         start = list(islice(source, _FEWEST_FOR_A_POOL)) if self._workers > 1 else []
         if len(start) < _FEWEST_FOR_A_POOL or not self._first.choices:
+            self._local = self._local or Pipeline(
+                self._first.build(), strict=self._strict, on_reject=self._on_reject
+            )
             yield from self._ordered.run(self._local.run(chain(start, source)))
             return
         yield from self._ordered.run(self._pooled(chain(start, source)))
@@ -72,8 +75,9 @@ class PooledPipeline:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return what each stage changed, by stage and kind, in the order of the stages."""
         totals: dict[str, Counter[str]] = {name: Counter() for name in self._names}
+        local = [] if self._local is None else [self._local.counts()]
         parts = [chunk.counts for chunk in self._totals.values()]
-        for part in (*parts, self._local.counts(), self._ordered.counts()):
+        for part in (*parts, *local, self._ordered.counts()):
             for stage, kinds in part.items():
                 totals[stage].update(kinds)
         return {stage: dict(kinds) for stage, kinds in totals.items()}
@@ -81,8 +85,9 @@ class PooledPipeline:
     def seconds(self) -> dict[str, float]:
         """Return the processor time of each stage, summed over processes."""
         totals = dict.fromkeys(self._names, 0.0)
+        local = [] if self._local is None else [self._local.seconds()]
         parts = [chunk.seconds for chunk in self._totals.values()]
-        for part in (*parts, self._local.seconds(), self._ordered.seconds()):
+        for part in (*parts, *local, self._ordered.seconds()):
             for stage, seconds in part.items():
                 totals[stage] += seconds
         return totals

@@ -19,8 +19,8 @@ _EMPTY = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
 
 
 def shingles(text: str) -> list[bytes]:
-    """Return the runs of four words of a text; numbers are alike, because copies differ in their dates."""
-    words = ["0" if token[0].isdecimal() else token for token in _TOKEN.findall(text.casefold())]
+    """Return the runs of four words of a text, each once; numbers count, because another value is another note."""
+    words = _TOKEN.findall(text.casefold())
     if len(words) <= _WORDS_PER_SHINGLE:
         return ["\x1f".join(words).encode()] if words else []
     runs = zip(*(words[i:] for i in range(_WORDS_PER_SHINGLE)), strict=False)

@@ -40,6 +40,7 @@ _UNWANTED = regex.compile(
     """,
     regex.VERBOSE,
 )
+_UNUSUAL = regex.compile(r"[^\t\n\r\x20-\x7E]")
 _CLUSTER = regex.compile(r"\X")
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _UNSPACED = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]")
@@ -106,7 +107,7 @@ class UnicodeCleaning(Cleaner):
     def _clean(self, note: Note) -> Note:
         """Return the note with clean characters."""
         text = note.text
-        if text.isascii() and text.isprintable():
+        if _UNUSUAL.search(text) is None:
             return note
         note = self._apply(note, self._unwanted(text))
         if unicodedata.is_normalized("NFC", note.text):

@@ -13,6 +13,11 @@ device = "auto"
 identity = "identity.pem"   # mode 0600
 
 [policy]                    # see client.policy
+
+[deidentification]          # see docs/deidentification.md
+mode = "surrogate"
+languages = ["en"]
+secret = "surrogates.secret"  # mode 0600
 [preparation]               # see client.preparation_settings
 ```
 
@@ -25,6 +30,7 @@ import dataclasses
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -40,7 +46,7 @@ from common.errors import PlanError, ValidationError
 from common.messages import HELLO, Envelope
 from common.plan import Plan, Section, read_plan
 from common.roster import Roster, read_roster
-from common.validation import require_known_keys, require_text
+from common.validation import require_choice, require_float, require_known_keys, require_text
 
 if TYPE_CHECKING:
     from client.site import Site
@@ -102,6 +108,57 @@ class KeysTable(_RequiredSection):
     identity: Path = _required(_path)  # noqa: RUF009
 
 
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """Return a list of texts as a tuple."""
+    if not isinstance(value, list | tuple):
+        raise ValidationError(f"{name} is {value!r}; it must be a list of texts.")
+    return tuple(require_text(f"{name}[{number}]", one) for number, one in enumerate(value))
+
+
+def _some_texts(name: str, value: object) -> tuple[str, ...]:
+    """Return a list of at least one text as a tuple."""
+    texts = _texts(name, value)
+    if not texts:
+        raise ValidationError(f"{name} is empty; give at least one.")
+    return texts
+
+
+def _text_table(name: str, value: object) -> tuple[tuple[str, str], ...]:
+    """Return a table of texts as pairs; a value may be empty."""
+    pairs = tuple(value.items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, tuple) or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise ValidationError(f"{name} is {value!r}; it must be a table of texts.")
+    return pairs
+
+
+def _optional_path(name: str, value: object) -> Path | None:
+    """Return a path, or None where there is none."""
+    return None if value is None else _path(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeidentificationTable(_RequiredSection):
+    """How a site de-identifies its notes; see `docs/deidentification.md`.
+
+    `staff`, `wards` and `allowed` are files with one term a line, `tagger` is the folder of a trained model and
+    `tagger_map` sends its labels to PHI types, "" to leave one out. `keep` lists PHI types that stay in the text.
+    """
+
+    title = "deidentification"
+    mode: str = _optional("mask", partial(require_choice, choices=("mask", "tag", "surrogate")))
+    languages: tuple[str, ...] = _optional(("en",), _some_texts)
+    staff: Path | None = _optional(None, _optional_path)  # noqa: RUF009
+    wards: Path | None = _optional(None, _optional_path)  # noqa: RUF009
+    allowed: Path | None = _optional(None, _optional_path)  # noqa: RUF009
+    mrn_patterns: tuple[str, ...] = _optional((), _texts)
+    secret: Path | None = _optional(None, _optional_path)  # noqa: RUF009
+    tagger: Path | None = _optional(None, _optional_path)  # noqa: RUF009
+    tagger_map: tuple[tuple[str, str], ...] = _optional((), _text_table)
+    keep: tuple[str, ...] = _optional((), _texts)
+    threshold: float = _optional(0.4, partial(require_float, minimum=0.0, maximum=1.0))
+    date_order: str = _optional("auto", partial(require_choice, choices=("auto", "dmy", "mdy")))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SiteSettings:
     """A `site.toml`, every path in it absolute.
@@ -111,6 +168,7 @@ class SiteSettings:
         site: Its `[site]`.
         keys: Its `[keys]`.
         policy: Its `[policy]`; None where there is no such table, which suits a trial on made-up records.
+        deidentification: Its `[deidentification]`; None where there is no such table.
         preparation: Its `[preparation]`; the defaults where there is none.
     """
 
@@ -118,6 +176,7 @@ class SiteSettings:
     site: SiteTable
     keys: KeysTable
     policy: Policy | None = None
+    deidentification: DeidentificationTable | None = None
     preparation: PreparationTable = PreparationTable()  # noqa: RUF009
 
 
@@ -136,11 +195,15 @@ def read_settings(path: Path | str) -> SiteSettings:
     path = Path(path).expanduser().absolute()
     table = _read_toml(path)
     try:
-        require_known_keys("the site file", table, [*_TABLES, "policy", "preparation"])
+        require_known_keys(
+            "the site file", table, [*_TABLES, "policy", "preparation", "deidentification"]
+        )
         for name in _TABLES:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
         site, keys = SiteTable.from_table(table["site"]), KeysTable.from_table(table["keys"])
+        cleaned = table.get("deidentification")
+        deidentification = None if cleaned is None else DeidentificationTable.from_table(cleaned)
         preparation = PreparationTable.from_table(table.get("preparation", {}))
     except ValidationError as error:
         raise PlanError(f"{path}: {error}") from None
@@ -152,6 +215,7 @@ def read_settings(path: Path | str) -> SiteSettings:
         site=_anchored(site, path.parent),
         keys=_anchored(keys, path.parent),
         policy=None if policy is None else Policy.from_table(policy, site_file=path),
+        deidentification=None if deidentification is None else _anchored(deidentification, path.parent),
         preparation=preparation.anchored(path.parent),
     )
 
