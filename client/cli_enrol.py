@@ -41,7 +41,9 @@ def enrol(
         say(f"The site's folder {out} is ready for {got.address}; approve the plan next.")
         return
     if not name or not server:
-        raise InputError("Give --name and --server to make a request, or --bundle to take in the server's answer.")
+        raise InputError(
+            "Give --name and --server to make a request, or --bundle to take in the server's answer."
+        )
     request = make_request(name=name, server=server, out=out, public_units=public_units)
     say(f"Fingerprint of {name}'s identity key: {fingerprint(request.member.identity_key)}.")
     say(f"Send {out / 'enrolment.json'} to the server; the private keys stay in {out}.")

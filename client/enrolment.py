@@ -162,7 +162,9 @@ def require_address(text: str) -> tuple[str, int]:
     """
     found = _ADDRESS.fullmatch(text)
     if not found or not 1 <= int(found[2]) <= 65_535:
-        raise InputError(f"The server's address is {text!r}; give it as host:port, without https:// in front.")
+        raise InputError(
+            f"The server's address is {text!r}; give it as host:port, without https:// in front."
+        )
     return found[1].strip("[]"), int(found[2])
 
 
@@ -177,7 +179,9 @@ def _checked_roster(bundle: Bundle, out: Path, path: Path) -> Roster:
     finally:
         partial.unlink(missing_ok=True)
     if bundle.site not in roster:
-        raise InputError(f"{path}: its roster has no member {bundle.site!r}; ask the server for a new bundle.")
+        raise InputError(
+            f"{path}: its roster has no member {bundle.site!r}; ask the server for a new bundle."
+        )
     return roster
 
 

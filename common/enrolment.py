@@ -95,7 +95,9 @@ def read_request(path: Path, *, now: datetime | None = None) -> EnrolmentRequest
     Raises:
         InputError: The file is no request, was changed after it was signed, or is from the future.
     """
-    document = _document(path, REQUEST_FORMAT, _REQUEST, "an enrolment request; ask the site for enrolment.json")
+    document = _document(
+        path, REQUEST_FORMAT, _REQUEST, "an enrolment request; ask the site for enrolment.json"
+    )
     try:
         request = EnrolmentRequest(
             member=Member(
@@ -148,7 +150,9 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         InputError: The file is no bundle.
     """
-    document = _document(path, BUNDLE_FORMAT, _BUNDLE, "a bundle; ask the server for this site's NAME.bundle.json")
+    document = _document(
+        path, BUNDLE_FORMAT, _BUNDLE, "a bundle; ask the server for this site's NAME.bundle.json"
+    )
     texts = {name: document[name] for name in _BUNDLE if name != "format"}
     if not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"{path}: every field of a bundle is a text.")
@@ -170,7 +174,9 @@ def parse_supernode_key(text: str) -> ec.EllipticCurvePublicKey:
             "supernode_key must be an ECDSA P-384 public key in OpenSSH format; fedward-site enrol makes one."
         )
     if supernode_key_text(key) != text:
-        raise ValidationError("supernode_key must be the key alone, without a comment or white space around it.")
+        raise ValidationError(
+            "supernode_key must be the key alone, without a comment or white space around it."
+        )
     return key
 
 
@@ -185,7 +191,9 @@ def certificate_fingerprint(pem: str) -> str:
     Raises:
         InputError: The text is not a certificate.
     """
-    text = hashlib.sha256(read_certificate(pem, "The certificate").public_bytes(Encoding.DER)).hexdigest()[:40]
+    text = hashlib.sha256(read_certificate(pem, "The certificate").public_bytes(Encoding.DER)).hexdigest()[
+        :40
+    ]
     return " ".join(text[at : at + 4] for at in range(0, 40, 4))
 
 

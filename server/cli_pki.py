@@ -18,7 +18,8 @@ Folder = Annotated[Path, typer.Option("--dir", help="The federation's folder, ma
 def init(
     folder: Folder,
     host: Annotated[
-        list[str], typer.Option("--host", help="Name or address under which sites reach the proxy; repeat it.")
+        list[str],
+        typer.Option("--host", help="Name or address under which sites reach the proxy; repeat it."),
     ],
     port: Annotated[int, typer.Option("--port", help="The proxy's port.")] = 9443,
 ) -> None:
@@ -43,7 +44,9 @@ def renew(folder: Folder) -> None:
 
 @enrol.command("accept")
 def accept(
-    requests: Annotated[list[Path], typer.Argument(help="The sites' enrolment.json files.", show_default=False)],
+    requests: Annotated[
+        list[Path], typer.Argument(help="The sites' enrolment.json files.", show_default=False)
+    ],
     folder: Folder,
     replace_keys: Annotated[
         bool, typer.Option("--replace", help="Let an enrolled site come with another key.")
@@ -58,7 +61,9 @@ def accept(
 
     done = accept_requests(requests, folder, replace_keys=replace_keys, plan=plan)
     for member in done.roster:
-        note = " (new)" if member.name in done.added else " (replaced)" if member.name in done.replaced else ""
+        note = (
+            " (new)" if member.name in done.added else " (replaced)" if member.name in done.replaced else ""
+        )
         _say(f"{member.name}: {member.fingerprint}{note}")
     _say("Compare each fingerprint with the site's operator by telephone.")
     if done.plan is None:

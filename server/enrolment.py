@@ -145,7 +145,9 @@ def _require_own_supernode_keys(requests: Sequence[EnrolmentRequest], folder: Pa
     for request in requests:
         owner = owners.setdefault(request.supernode_key, request.member.name)
         if owner != request.member.name:
-            raise InputError(f"{owner} and {request.member.name} have the same SuperNode key; each makes its own.")
+            raise InputError(
+                f"{owner} and {request.member.name} have the same SuperNode key; each makes its own."
+            )
 
 
 def _bound(plan: Plan, roster: Roster) -> Plan:

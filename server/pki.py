@@ -90,7 +90,9 @@ def init_pki(folder: Path, hosts: Sequence[str], *, port: int = 9443, now: datet
         InputError: A host is not usable, or the folder has a certificate authority already.
     """
     if not hosts:
-        raise InputError("--host is missing; give at least one name or address under which sites reach the proxy.")
+        raise InputError(
+            "--host is missing; give at least one name or address under which sites reach the proxy."
+        )
     require_int("--port", port, minimum=1, maximum=65_535)
     names = [_general_name(host) for host in hosts]
     if (folder / "ca.pem").exists() or (folder / "ca.key").exists():
