@@ -110,7 +110,8 @@ def _serve(settings: ServerSettings, *, resume: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: deployment.stop())
         outcome = deployment.run()
-    say(outcome.message)
+    if console.is_terminal:
+        say(outcome.message)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -99,7 +99,8 @@ http {{
     proxy_read_timeout 300s;
     proxy_buffers 32 64k;
     proxy_ssl_verify on;
-    proxy_ssl_name 127.0.0.1;
+    # nginx matches names alone, not addresses.
+    proxy_ssl_name localhost;
     proxy_ssl_trusted_certificate {pki}/ca.pem;
     proxy_ssl_session_reuse on;
 
