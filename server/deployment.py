@@ -80,10 +80,10 @@ class Deployment:
             SuperLinkError: The SuperLink did not start.
         """
         server = self.settings.server
-        plan, roster, keys = check_settings(self.settings, resume=self.resume)
         server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lock_folder(server.state))
+            plan, roster, keys = check_settings(self.settings, resume=self.resume)
             stack.enter_context(json_log(server.state / "log.jsonl"))
             self._tell(*check_pki(server.pki))
             self._end_leftovers()

@@ -73,7 +73,9 @@ def test_the_skeleton_says_all_but_the_sites_own_limits(site):
 def test_enrolling_again_keeps_keys_and_site_file(site):
     before = {path.name: path.read_bytes() for path in site.iterdir() if path.name != "enrolment.json"}
     enrol(name="st-mary", server="fed.example.org:9443", out=site, public_units=41)
-    assert {path.name: path.read_bytes() for path in site.iterdir() if path.name != "enrolment.json"} == before
+    assert {
+        path.name: path.read_bytes() for path in site.iterdir() if path.name != "enrolment.json"
+    } == before
     assert read_request(site / "enrolment.json").member.public_units == 41
 
 

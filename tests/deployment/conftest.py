@@ -101,7 +101,12 @@ class Federation:
         """Start the sites of these names, by default all, in one process."""
         folders = [site for site in self.sites if not names or site.name in names]
         return self.start(
-            "sites", sys.executable, LIGHT_SITES, address or f"127.0.0.1:{self.port}", self.authority, *folders
+            "sites",
+            sys.executable,
+            LIGHT_SITES,
+            address or f"127.0.0.1:{self.port}",
+            self.authority,
+            *folders,
         )
 
     def wait(self, what: str, ready: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
@@ -136,7 +141,11 @@ class Federation:
 
     def logs(self) -> str:
         """Return the end of every log."""
-        paths = [*self.folder.glob("*.log"), *self.state_folder.glob("logs/*.log"), *self.out.glob("log.jsonl")]
+        paths = [
+            *self.folder.glob("*.log"),
+            *self.state_folder.glob("logs/*.log"),
+            *self.out.glob("log.jsonl"),
+        ]
         return "\n".join(f"== {path.name}\n{path.read_text('utf-8', 'replace')[-2500:]}" for path in paths)
 
     def end(self) -> None:
@@ -175,7 +184,9 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def build(folder: Path, plan: Any, data: Any, *, hosts: Sequence[str], listen: str = "127.0.0.1") -> Federation:
+def build(
+    folder: Path, plan: Any, data: Any, *, hosts: Sequence[str], listen: str = "127.0.0.1"
+) -> Federation:
     """Make the folders of a federation as its operators would, with notes split over the plan's sites."""
     port, link_port = free_ports(2)
     fed = folder / "fed"
@@ -215,7 +226,9 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
     """A function that makes a federation; its processes end with the test, and none may be left."""
     made: list[Federation] = []
 
-    def make(*, sites: int = 2, hosts: Sequence[str] = ("127.0.0.1",), listen: str = "127.0.0.1", **plan: Any) -> Federation:
+    def make(
+        *, sites: int = 2, hosts: Sequence[str] = ("127.0.0.1",), listen: str = "127.0.0.1", **plan: Any
+    ) -> Federation:
         defaults = {
             "federation__rounds": 2,
             "federation__minimum_cohort": sites,
@@ -224,7 +237,11 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
             "simulation__sites": sites,
         }
         one = build(
-            tmp_path / "work", make_plan(**(defaults | plan)), make_data(train=8 * sites), hosts=hosts, listen=listen
+            tmp_path / "work",
+            make_plan(**(defaults | plan)),
+            make_data(train=8 * sites),
+            hosts=hosts,
+            listen=listen,
         )
         made.append(one)
         return one

@@ -117,7 +117,9 @@ def main(address: str, authority: str, folders: list[Path]) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threads = [
         threading.Thread(
-            target=keep, args=(lambda folder=folder: serve(address, authority, folder), folder.name), daemon=True
+            target=keep,
+            args=(lambda folder=folder: serve(address, authority, folder), folder.name),
+            daemon=True,
         )
         for folder in folders
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -35,10 +36,17 @@ pytestmark = [
 ]
 
 
-def connect(kind, address, authority, key=None):
-    """A client of one of Flower's APIs."""
-    interceptors = [NodeAuthHttpInterceptor(key, key.public_key())] if key else []
-    return kind.from_server_address(address, False, authority.read_bytes(), interceptors)
+@pytest.fixture
+def connect():
+    """A function that makes a client of one of Flower's APIs."""
+    with contextlib.ExitStack() as stack:
+
+        def make(kind, address, authority, key=None):
+            interceptors = [NodeAuthHttpInterceptor(key, key.public_key())] if key else []
+            client = kind.from_server_address(address, False, authority.read_bytes(), interceptors)
+            return stack.enter_context(contextlib.closing(client))
+
+        yield make
 
 
 def status_of(call, request) -> int:
@@ -48,7 +56,7 @@ def status_of(call, request) -> int:
     return refused.value.response.status_code
 
 
-def test_a_server_seen_from_outside(federation):
+def test_a_server_seen_from_outside(federation, connect):
     fed = federation(sites=2, federation__rounds=1)
     metrics_port = fed.port + 1 if fed.port < 65_000 else fed.port - 1
     text = fed.config.read_text("utf-8").replace("[server]", f"[server]\nmetrics_port = {metrics_port}")
@@ -69,12 +77,16 @@ def test_a_server_seen_from_outside(federation):
     wanted = AcquireTaskRequest(supported_task_types=["flwr-serverapp"])
     assert status_of(runtime.AcquireTask, wanted) == 404
     # On this machine too, a task is given to nobody without SuperExec's secret.
-    assert status_of(connect(RuntimeHttpClient, f"127.0.0.1:{inside}", fed.authority).AcquireTask, wanted) == 401
+    assert (
+        status_of(connect(RuntimeHttpClient, f"127.0.0.1:{inside}", fed.authority).AcquireTask, wanted) == 401
+    )
 
     # A SuperNode whose key nobody has enrolled can neither register itself nor connect.
     fleet = connect(FleetHttpClient, outside, fed.authority, stranger)
     assert status_of(fleet.RegisterNode, RegisterNodeFleetRequest(public_key=pem)) == 404
-    assert 400 <= status_of(fleet.ActivateNode, ActivateNodeRequest(public_key=pem, heartbeat_interval=30)) < 500
+    assert (
+        400 <= status_of(fleet.ActivateNode, ActivateNodeRequest(public_key=pem, heartbeat_interval=30)) < 500
+    )
     fed.wait("word of the stranger", lambda: "a key that is not enrolled" in fed.log("server"))
     # An enrolled key does not open the door to another path either.
     own = load_ssh_private_key((fed.sites[0] / "supernode.key").read_bytes(), None)

@@ -55,9 +55,15 @@ def test_private_files_are_private(fed):
 @pytest.mark.parametrize(
     ("days", "message"),
     [
-        (398, r"proxy.pem: this certificate expired on 2031-06-07 \(UTC\); renew it with 'fedward-server pki renew"),
+        (
+            398,
+            r"proxy.pem: this certificate expired on 2031-06-07 \(UTC\); renew it with 'fedward-server pki renew",
+        ),
         (4000, r"ca.pem: this certificate expired on 2040-05-03 \(UTC\); make a new one"),
-        (-1, r"valid from 2030-05-06 06:08 UTC and this machine's clock says 2030-05-05 07:08; set the clock"),
+        (
+            -1,
+            r"valid from 2030-05-06 06:08 UTC and this machine's clock says 2030-05-05 07:08; set the clock",
+        ),
     ],
 )
 def test_dates_are_told(fed, days, message):
@@ -68,7 +74,9 @@ def test_dates_are_told(fed, days, message):
 def test_a_certificate_that_ends_soon_is_warned_about(fed):
     assert check_pki(fed, now=NOW) == []
     warned = check_pki(fed, now=NOW + timedelta(days=380))
-    assert [("ends in 17 days" in sentence, "pki renew" in sentence) for sentence in warned] == [(True, True)] * 2
+    assert [("ends in 17 days" in sentence, "pki renew" in sentence) for sentence in warned] == [
+        (True, True)
+    ] * 2
 
 
 def test_renewal_keeps_names_and_authority(fed):

@@ -35,7 +35,9 @@ def request_of(tmp_path):
 
 
 def test_accepting_makes_everything(fed, request_of, plan_file):
-    done = accept_requests([request_of("st-mary"), request_of("st-anne", public_units=7)], fed, plan=plan_file)
+    done = accept_requests(
+        [request_of("st-mary"), request_of("st-anne", public_units=7)], fed, plan=plan_file
+    )
     assert done.added == ("st-mary", "st-anne")
     roster = read_roster(fed / "roster.toml")
     assert [(member.name, member.public_units) for member in roster] == [("st-anne", 7), ("st-mary", 1)]
