@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.cli_enrol import enrol
 from common.command import run_command
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ keys = typer.Typer(help="The site's identity key.", no_args_is_help=True)
 audit = typer.Typer(help="The site's audit log.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.command()(enrol)
 console = Console()
 
 KeyFile = Annotated[Path, typer.Argument(help="The key file, PEM.", show_default=False)]
