@@ -44,6 +44,7 @@ UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
 CLIPPING_STYLES = ("flat", "auto", "per_layer")
 LOCAL_OPTIMIZERS = ("adam", "sgd")
+PRIVATELY_TRAINED = ("all", "layers", "biases")
 PARTITIONS = ("even", "power_law", "dirichlet", "column")
 ENGINES = ("inprocess", "ray")
 
@@ -168,7 +169,9 @@ class Privacy(Section):
     `steps` counts the noised steps of one site over all rounds. Exactly one of `noise_multiplier` and
     `target_epsilon` is positive; the other is 0. `optimizer` is what a site steps with: each round begins a new
     `adam`; `sgd` with one step a round leaves adaptive steps to the server's optimizer, which then sees the
-    sites' gradients averaged, and their noise with them.
+    sites' gradients averaged, and their noise with them. `trained` is what the noised steps change: `all` that the
+    model section lets train, `layers` leaves the embeddings as the warm-up left them, and `biases` changes only
+    biases, norms and the head (Bu et al. 2022, DP-BiTFiT): the fewer numbers, the less noise in all.
     """
 
     title = "privacy"
@@ -185,6 +188,7 @@ class Privacy(Section):
     max_windows_per_unit: int = _int(16, 1, 10_000)
     averaging: float = _float(0.0, 0.0, 0.9999)
     optimizer: str = _choice("adam", LOCAL_OPTIMIZERS)
+    trained: str = _choice("all", PRIVATELY_TRAINED)
 
     def __post_init__(self) -> None:
         """Check the fields and that the noise is given in exactly one way."""

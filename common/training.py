@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.batching import Batch, batches_by_length, collate
-from common.model import autocast, autocast_dtype
+from common.model import HEAD, autocast, autocast_dtype
 from common.plan import Training
 from common.records import Example
 from common.tokenization import IGNORED
@@ -100,7 +100,7 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, obj
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            head = "classifier" in name
+            head = HEAD in name
             groups.setdefault((parameter.ndim > 1, head), []).append(parameter)
     head_rate = training.head_learning_rate or training.learning_rate
     return [
