@@ -78,9 +78,9 @@ class HostUser:
 
     def _may(self, path: Path, bit: int) -> bool:
         """Return whether the mode gives this user a permission; one class of three counts, as the kernel has it."""
+        found = path.stat()
         if self.uid == 0:
             return True
-        found = path.stat()
         shift = 6 if found.st_uid == self.uid else 3 if found.st_gid in self.groups else 0
         return bool(stat.S_IMODE(found.st_mode) >> shift & bit)
 

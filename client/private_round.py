@@ -210,7 +210,9 @@ class PrivateTraining:
         with self.host.lock:
             self.host.write(vector)
             self._trainer().train(units, server_round=server_round, on_step=self.on_step)
-            delta = self.host.read() - vector
+            delta = self.host.read()
+            # In place: the model is large, and there is no need for a third copy of it.
+            delta -= vector
         return ModelUpdate(fields={DELTA: delta}, weight=self.weight)
 
     def _trainer(self) -> PrivateTrainer:

@@ -150,7 +150,9 @@ class PlainTraining:
             self.host.write(vector)
             trainer = LocalTrainer(self.host.model, self.plan, pad_id=self.host.encoding.pad_id)
             result = trainer.train(examples, site=self.name, server_round=server_round, on_step=self.on_step)
-            delta = self.host.read() - vector
+            delta = self.host.read()
+            # In place: the model is large, and there is no need for a third copy of it.
+            delta -= vector
         return ModelUpdate(fields=self._fields(delta, result), weight=self.weight)
 
     def _windows(self, server_round: int) -> Windows:
