@@ -38,7 +38,7 @@ class Federation:
     folder: Path
     port: int
     sites: list[Path]
-    prefix: dict[str, list[str]] = field(default_factory=dict)
+    light_sites: Path = LIGHT_SITES
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property

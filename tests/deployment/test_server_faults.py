@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 
 import pytest
@@ -118,14 +117,3 @@ def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
     server = fed.up("resume", fed.out, "--config", fed.config)
     assert fed.finish(server)[0] == 0
     assert [row["round"] for row in fed.rows()] == [1, 2, 3]
-
-
-def has_namespaces() -> bool:
-    """Whether this machine lets us make network namespaces."""
-    import subprocess
-
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    made = subprocess.run(["ip", "netns", "add", "fedward-probe"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "delete", "fedward-probe"], capture_output=True, check=False)
-    return made.returncode == 0
