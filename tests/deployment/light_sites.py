@@ -83,6 +83,8 @@ def serve(address: str, authority: str, folder: Path) -> None:
     key = load_ssh_private_key((folder / "supernode.key").read_bytes(), None)
     while (folder / "absent").exists():
         time.sleep(POLL_SECONDS)
+    # Before it connects, so that no deadline of a test is spent on importing torch.
+    open_site(folder / "site.toml")
     with http_request_response(address, False, authority, (key, key.public_key())) as connection:
         print(f"{folder.name}: connected", flush=True)
         while True:

@@ -58,14 +58,14 @@ def test_serverapp_and_superlink_are_killed(federation):
 
 def test_too_few_sites_and_a_server_that_is_killed(federation):
     """The run waits, says so, gives up at the plan's deadline, and goes on when the late site is there."""
-    fed = federation(sites=2, federation__rounds=2, federation__train_deadline=15.0)
+    fed = federation(sites=2, federation__rounds=2, federation__train_deadline=30.0)
     (fed.sites[1] / "absent").touch()
     fed.start_sites()
     server = fed.up()
     code, said = fed.finish(server)
     assert code == 1
     assert "Waiting for sites: 1 of at least 2 are there." in said
-    assert "the run stopped after 15 s and can be resumed. Go on with 'fedward-server resume" in said
+    assert "the run stopped after 30 s and can be resumed. Go on with 'fedward-server resume" in said
     # The plan is the consortium's, so the deadline stays; the late site comes in its time.
     (fed.sites[1] / "absent").unlink()
     server = fed.up("resume", fed.out, "--config", fed.config)
@@ -86,8 +86,8 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
         sites=3,
         federation__rounds=3,
         federation__minimum_cohort=2,
-        federation__train_deadline=25.0,
-        federation__exchange_deadline=15.0,
+        federation__train_deadline=40.0,
+        federation__exchange_deadline=20.0,
     )
     server = fed.up()
     fed.start_sites()
@@ -101,7 +101,7 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
     sites = [row["sites"] for row in fed.rows()]
     assert sites[0] == ["site-1", "site-2", "site-3"]
     assert sites[2] == ["site-1", "site-2"]
-    assert all(row["seconds"] < 60 for row in fed.rows()[1:])
+    assert all(row["seconds"] < 90 for row in fed.rows()[1:])
 
 
 def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
