@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from client.adversarial import UnitAdversary
 from client.clip_rule import ClipRule
 from client.clipped_sum import ClippingEngine
 from client.clipping import make_engine
@@ -50,6 +51,7 @@ class PrivateRecipe:
         optimizer: `adam` or `sgd`, for the noised gradients.
         total_steps: Steps of the whole plan, for the schedule.
         training: Rates and weight decay.
+        adversary: Puts perturbed copies beside a unit's windows, for adversarial training.
     """
 
     mechanism: PoissonSubsampledGaussian
@@ -62,6 +64,7 @@ class PrivateRecipe:
     optimizer: str
     total_steps: int
     training: Training
+    adversary: UnitAdversary | None = None
 
     @classmethod
     def of(cls, plan: Plan, *, public_units: int, device: torch.device) -> PrivateRecipe:
@@ -84,6 +87,7 @@ class PrivateRecipe:
             optimizer=privacy.optimizer,
             total_steps=privacy.steps,
             training=plan.training,
+            adversary=UnitAdversary(section=plan.adversarial, dtype=dtype) if plan.adversarial else None,
         )
 
     @property
@@ -108,6 +112,7 @@ class PrivateTrainer:
         recipe: What every step is made of.
         pad_id: The tokenizer's padding id.
         generator: Secret randomness; a fresh one by default. Its state is never kept.
+        views: Puts the augmented views of drawn units in their place; a function of each unit alone.
     """
 
     def __init__(
@@ -117,12 +122,14 @@ class PrivateTrainer:
         *,
         pad_id: int,
         generator: SecureGenerator | None = None,
+        views: Callable[[Sequence[Unit]], Sequence[Unit]] | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.pad_id = pad_id
         self.device = next(model.parameters()).device
         self.generator = generator or SecureGenerator()
+        self.views = views
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
     def check(self) -> None:
@@ -133,9 +140,10 @@ class PrivateTrainer:
         Raises:
             ModelError: The model mixes units, as batch normalisation does, or has a layer that cannot be clipped.
         """
-        engine = self.recipe.engine
+        engine, adversary = self.recipe.engine, self.recipe.adversary
+        name = engine.name if adversary is None else f"{engine.name}, {adversary.section.method}"
         checked = _checked.setdefault(self.model, set())
-        if engine.name in checked:
+        if name in checked:
             return
         ids = torch.full((1, 4), self.pad_id, dtype=torch.int64)
         batch = PhysicalBatch(
@@ -149,9 +157,11 @@ class PrivateTrainer:
         was_training = self.model.training
         self.model.train()
         with secret_dropout(self.generator):
-            engine.clipped_sum(self.model, [batch.to(self.device)])
+            engine.clipped_sum(self.model, self._copies([batch.to(self.device)]))
         self.model.train(was_training)
-        checked.add(engine.name)
+        if adversary is not None:
+            adversary.check(self.model, pad_id=self.pad_id)
+        checked.add(name)
 
     def train(
         self,
@@ -190,9 +200,12 @@ class PrivateTrainer:
     def noised_gradients(self, drawn: Sequence[Unit]) -> dict[str, Tensor]:
         """Return the noised mean gradient of one logical batch by parameter name: one charged release."""
         recipe = self.recipe
-        batches = physical_batches(drawn, token_budget=recipe.token_budget, pad_token_id=self.pad_id)
+        units = drawn if self.views is None else self.views(drawn)
+        budget = recipe.token_budget // (recipe.adversary.section.copies if recipe.adversary else 1)
+        batches = physical_batches(units, token_budget=budget, pad_token_id=self.pad_id)
         with secret_dropout(self.generator):
-            clipped = recipe.engine.clipped_sum(self.model, (batch.to(self.device) for batch in batches))
+            placed = (batch.to(self.device) for batch in batches)
+            clipped = recipe.engine.clipped_sum(self.model, self._copies(placed))
         return noised_mean(
             clipped,
             noise_multiplier=recipe.mechanism.noise_multiplier,
@@ -200,6 +213,11 @@ class PrivateTrainer:
             denominator=recipe.denominator,
             generator=self.generator,
         )
+
+    def _copies(self, batches: Iterable[PhysicalBatch]) -> Iterable[PhysicalBatch]:
+        """Return the batches with their perturbed copies, where the plan trains adversarially."""
+        adversary = self.recipe.adversary
+        return batches if adversary is None else adversary.batches(self.model, batches)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return what post-processes the noised gradients."""
