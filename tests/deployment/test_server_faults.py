@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -56,6 +57,17 @@ def test_serverapp_and_superlink_are_killed(federation):
     assert fed.result()["rounds"] == 4
 
 
+def test_a_leak_would_be_found(federation):
+    """Every test here ends with a search for the notes' texts in whatever the server wrote; this plants one."""
+    fed = federation(sites=2)
+    text = json.loads((fed.sites[0] / "data" / "train.jsonl").read_text("utf-8").splitlines()[0])["text"]
+    leak = fed.folder / "fed" / "state" / "logs" / "superlink.log"
+    leak.parent.mkdir(parents=True)
+    leak.write_text(f"ERROR could not read {text!r}\n", "utf-8")
+    assert fed.leaks() == [leak]
+    leak.unlink()
+
+
 def test_too_few_sites_and_a_server_that_is_killed(federation):
     """The run waits, says so, gives up at the plan's deadline, and goes on when the late site is there."""
     fed = federation(sites=2, federation__rounds=2, federation__train_deadline=30.0)
@@ -86,8 +98,8 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
         sites=3,
         federation__rounds=3,
         federation__minimum_cohort=2,
-        federation__train_deadline=40.0,
-        federation__exchange_deadline=20.0,
+        federation__train_deadline=45.0,
+        federation__exchange_deadline=45.0,
     )
     server = fed.up()
     fed.start_sites()
@@ -101,7 +113,7 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
     sites = [row["sites"] for row in fed.rows()]
     assert sites[0] == ["site-1", "site-2", "site-3"]
     assert sites[2] == ["site-1", "site-2"]
-    assert all(row["seconds"] < 90 for row in fed.rows()[1:])
+    assert all(row["seconds"] < 180 for row in fed.rows()[1:])
 
 
 def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
