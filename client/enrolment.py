@@ -68,6 +68,19 @@ identity = "{identity}"
 # max_delta =
 approvals = "approvals.json"
 
+# A private plan needs a ledger: remove the # of these lines and say whose privacy is spent.
+# [ledger]
+# path = "ledger.sqlite"
+# witness = "/var/backups/fedward/witness.json"   # in another folder, best on another disk
+# account = "oncology"
+# unit = "patient"
+# delta = 1e-5
+# declaration = "Patients of the oncology ward from 2015 to 2024."
+
+# Who runs what, and where the logs go; one user for all, without isolation, unless you say otherwise.
+[agent]
+socket = "run/agent.sock"
+
 [server]
 address = "{address}"
 ca = "server-ca.pem"

@@ -70,7 +70,7 @@ def accept(
         _say(f'roster_sha256 = "{done.roster.digest().hex()}" belongs into [federation] of the plan.')
     else:
         _say(f"{folder / 'plan.toml'} is bound to this roster; its hash is {done.plan.hash}.")
-    if done.added or done.replaced:
+    if done.new_roster:
         _say("A new roster is a new plan hash: every site approves the plan anew.")
     _say(f"Send each site its file of {folder / 'bundles'}.")
 

@@ -86,13 +86,17 @@ class Deployment:
             plan, roster, keys = check_settings(self.settings, resume=self.resume)
             stack.enter_context(json_log(server.state / "log.jsonl"))
             self._tell(*check_pki(server.pki))
-            self._end_leftovers()
+            earlier = self._end_leftovers()
             require_free_ports(self.settings)
             end = load_certificate(server.pki / "proxy.pem").not_valid_after_utc
             stack.enter_context(serve_metrics(server.metrics_port, lambda: self._view, end))
             supervisor = stack.enter_context(self._children())
             link = self._start(supervisor)
             stack.callback(link.close)
+            if earlier:
+                # Its messages must not reach the sites any more, nor its ServerApp be started again.
+                with contextlib.suppress(FedwardError):
+                    link.stop_run(earlier)
             self._register(link, keys)
             self._tell(f"Sites reach the server on {server.listen}; the plan is {plan.hash[:12]}.")
             refused = RefusalLog(server.state / PROXY / "access.jsonl", keys)
@@ -219,13 +223,15 @@ class Deployment:
         if gone:
             self._tell(f"Took out SuperNodes whose keys are not in the roster: {', '.join(gone)}.")
 
-    def _end_leftovers(self) -> None:
-        """End what an earlier server that was killed has left."""
+    def _end_leftovers(self) -> int:
+        """End what an earlier server that was killed has left, and return Flower's id of its run, or 0."""
         old = read_state(self.settings.server.state)
-        if old is not None:
-            left = end_leftovers(old)
-            if left:
-                self._tell(f"An earlier server was killed; ended what it had left: {', '.join(left)}.")
+        if old is None:
+            return 0
+        left = end_leftovers(old)
+        if left:
+            self._tell(f"An earlier server was killed; ended what it had left: {', '.join(left)}.")
+        return old.flower_run_id
 
     def _tell(self, *sentences: str) -> None:
         """Say sentences, and log them."""

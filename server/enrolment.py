@@ -22,12 +22,14 @@ class Enrolled:
         roster: The roster as it is now.
         added: Sites that are new.
         replaced: Sites whose key or public units changed.
+        new_roster: Whether the roster is another one, so that every site must approve anew.
         plan: The plan that was bound to the roster; None where there is none.
     """
 
     roster: Roster
     added: tuple[str, ...]
     replaced: tuple[str, ...]
+    new_roster: bool
     plan: Plan | None
 
 
@@ -66,6 +68,7 @@ def accept_requests(
         roster=roster,
         added=tuple(name for name, change in changes.items() if change == "added"),
         replaced=tuple(name for name, change in changes.items() if change == "replaced"),
+        new_roster=before is None or before.digest() != roster.digest(),
         plan=bound,
     )
 
@@ -130,11 +133,15 @@ def _change(request: EnrolmentRequest, before: Roster | None, folder: Path, repl
     if same_key and same_node and old.public_units == member.public_units:
         return "same"
     if not replace_keys:
-        what = "key" if not (same_key and same_node) else "number of public_units"
+        consequence = "a new roster means a new plan hash, which every site approves anew"
+        what = "identity key"
+        if same_key and same_node:
+            what = "number of public_units"
+        elif same_key:
+            what, consequence = "SuperNode key", "the roster stays as it is, and its old key is taken out"
         raise InputError(
             f"{member.name} is enrolled already with another {what}. Ask its operator by telephone whether it was "
-            "changed on purpose, and add --replace then: a new roster means a new plan hash, which every site "
-            "approves anew."
+            f"changed on purpose, and add --replace then: {consequence}."
         )
     return "replaced"
 

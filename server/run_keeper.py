@@ -132,13 +132,22 @@ class RunKeeper:
         now = self._clock()
         self._finished_since = self._finished_since or now
         alive = progress.process is not None and progress.process.alive
-        if alive and now - self._finished_since < FAREWELL_SECONDS:
+        if alive and now - self._finished_since < FAREWELL_SECONDS and not self._flower_knows():
             return None
+        # Flower's own farewell can take many seconds more; everything of ours is on the disk.
+        self.end_server_app(seconds=1.0)
         if progress.state == FINISHED:
             return Outcome(exit_code=0, message=f"The run has finished; open {self.out / 'report.html'}.")
         if progress.state == STOPPED:
             return Outcome(exit_code=0, message=f"{progress.message} {self._how_to_resume()}")
         return Outcome(exit_code=1, message=f"{progress.message} {self._how_to_resume()}")
+
+    def _flower_knows(self) -> bool:
+        """Return whether the ServerApp has told the SuperLink that it is done."""
+        try:
+            return self.link.run_status(self.flower_run_id).status == FLOWER_FINISHED
+        except FedwardError:
+            return False
 
     def _ask_flower(self, progress: Progress | None) -> Outcome | None:
         """Ask the SuperLink now and then whether the run is still one."""

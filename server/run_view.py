@@ -57,6 +57,8 @@ class RunView:
             )
         if progress is None:
             return "The ServerApp is being started."
+        if progress.ended:
+            return progress.message or "The run has finished."
         if progress.state == WAITING and progress.needed:
             return f"Waiting for sites: {progress.present} of at least {progress.needed} are there."
         stage = f", {progress.stage.replace('_', ' ')}" if progress.stage else ""

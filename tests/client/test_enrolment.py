@@ -12,6 +12,7 @@ import pytest
 from client.cli import main
 from client.enrolment import enrol, install_bundle, require_address
 from client.keys import load_identity_key
+from client.settings import read_settings
 from common.enrolment import Bundle, read_request
 from common.errors import InputError
 from common.roster import Member, Roster, write_roster
@@ -66,8 +67,27 @@ def test_flower_takes_the_supernode_key(site):
 def test_the_skeleton_says_all_but_the_sites_own_limits(site):
     table = tomllib.loads((site / "site.toml").read_text())
     assert table["server"]["address"] == "fed.example.org:9443"
-    assert set(table) == {"site", "keys", "policy", "server"}
+    assert set(table) == {"site", "keys", "policy", "agent", "server"}
     assert "max_epsilon" not in table["policy"]
+
+
+def test_the_skeleton_is_a_site_file_once_it_is_filled_in(site):
+    path = site / "site.toml"
+    with pytest.raises(InputError, match="max_epsilon is missing; a site must say it itself"):
+        read_settings(path)
+    lines = (
+        path.read_text()
+        .replace("# max_epsilon =", "max_epsilon = 4.0")
+        .replace("# max_delta =", "max_delta = 1e-5")
+    )
+    keys = ("[ledger]", "path =", "witness =", "account =", "unit =", "delta =", "declaration =")
+    for key in keys:
+        lines = lines.replace(f"# {key}", key)
+    path.write_text(lines)
+    settings = read_settings(path)
+    assert settings.server.address == "fed.example.org:9443"
+    assert settings.server.supernode_key == site / "supernode.key"
+    assert settings.ledger.account == "oncology"
 
 
 def test_enrolling_again_keeps_keys_and_site_file(site):

@@ -38,7 +38,7 @@ class Federation:
     folder: Path
     port: int
     sites: list[Path]
-    prefix: dict[str, list[str]] = field(default_factory=dict)
+    light_sites: Path = LIGHT_SITES
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -148,6 +148,17 @@ class Federation:
         ]
         return "\n".join(f"== {path.name}\n{path.read_text('utf-8', 'replace')[-2500:]}" for path in paths)
 
+    def leaks(self) -> list[Path]:
+        """Return the files of the server and of every log that hold a note's text, the records themselves aside."""
+        texts = {
+            json.loads(line)["text"].encode()
+            for file in self.folder.rglob("data/*.jsonl")
+            for line in file.read_text("utf-8").splitlines()
+        }
+        files = [*(self.folder / "fed").rglob("*"), *self.folder.glob("*.log")]
+        files = [file for file in files if file.is_file() and file.parent.name != "data"]
+        return [file for file in files if any(text in file.read_bytes() for text in texts)]
+
     def end(self) -> None:
         """End every process, also those that the server had started."""
         for process in reversed(self.processes):
@@ -250,3 +261,4 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
     yield make
     for one in made:
         one.end()
+        assert one.leaks() == []

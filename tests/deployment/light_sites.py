@@ -30,22 +30,23 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from client.settings import introduce, open_site
+from client.opening import open_site
+from client.settings import read_settings
+from client.site import Site
 from common.errors import FedwardError
 from common.flower import from_record_dict, to_record_dict
-from common.messages import HELLO, Envelope, refusal_of
+from common.messages import refusal_of
 
 POLL_SECONDS = 0.25
 
 
-def answer(folder: Path, content: RecordDict) -> RecordDict:
+def answer(site: Site, content: RecordDict) -> RecordDict:
     """Return a site's reply; whatever goes wrong becomes a code, as in the ClientApp."""
     request = from_record_dict(content)
-    file = folder / "site.toml"
     try:
-        reply: Envelope = introduce(file) if request.kind == HELLO else open_site(file).handle(request)
+        reply = site.handle(request)
     except FedwardError as error:
-        print(f"{folder.name}: {request.kind}: {error}", flush=True)
+        print(f"{site.name}: {request.kind}: {error}", flush=True)
         reply = refusal_of(request.kind, error.code)
     return to_record_dict(reply)
 
@@ -78,18 +79,25 @@ def reply_to(connection: Any, message: Message, content: RecordDict, *, broken: 
             push_object(message.metadata.run_id, session, object_id, objects[object_id].deflate())
 
 
-def serve(address: str, authority: str, folder: Path) -> None:
-    """Be one site."""
-    key = load_ssh_private_key((folder / "supernode.key").read_bytes(), None)
+def be_site(address: str, authority: str, folder: Path) -> None:
+    """Be one site from start to end: as an agent does, it keeps its state when the connection is lost."""
     while (folder / "absent").exists():
         time.sleep(POLL_SECONDS)
+    # Before it connects, so that no deadline of a test is spent on importing torch.
+    with open_site(read_settings(folder / "site.toml")) as site:
+        keep(lambda: serve(address, authority, folder, site), folder.name)
+
+
+def serve(address: str, authority: str, folder: Path, site: Site) -> None:
+    """Connect, and answer until the connection is lost."""
+    key = load_ssh_private_key((folder / "supernode.key").read_bytes(), None)
     with http_request_response(address, False, authority, (key, key.public_key())) as connection:
         print(f"{folder.name}: connected", flush=True)
         while True:
-            step(connection, folder)
+            step(connection, folder, site)
 
 
-def step(connection: Any, folder: Path) -> None:
+def step(connection: Any, folder: Path, site: Site) -> None:
     """Take one message, if there is one, and answer it."""
     message = receive(connection)
     if message is None:
@@ -98,7 +106,7 @@ def step(connection: Any, folder: Path) -> None:
     print(f"{folder.name}: {message.metadata.message_type}", flush=True)
     if (folder / "silent").exists():
         return
-    content = answer(folder, message.content)
+    content = answer(site, message.content)
     reply_to(connection, message, content, broken=(folder / "broken").exists())
 
 
@@ -116,12 +124,7 @@ def main(address: str, authority: str, folders: list[Path]) -> None:
     """Run all sites until the process is ended."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threads = [
-        threading.Thread(
-            target=keep,
-            args=(lambda folder=folder: serve(address, authority, folder), folder.name),
-            daemon=True,
-        )
-        for folder in folders
+        threading.Thread(target=be_site, args=(address, authority, folder), daemon=True) for folder in folders
     ]
     for thread in threads:
         thread.start()

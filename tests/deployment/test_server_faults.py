@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import signal
 
 import pytest
@@ -57,16 +57,27 @@ def test_serverapp_and_superlink_are_killed(federation):
     assert fed.result()["rounds"] == 4
 
 
+def test_a_leak_would_be_found(federation):
+    """Every test here ends with a search for the notes' texts in whatever the server wrote; this plants one."""
+    fed = federation(sites=2)
+    text = json.loads((fed.sites[0] / "data" / "train.jsonl").read_text("utf-8").splitlines()[0])["text"]
+    leak = fed.folder / "fed" / "state" / "logs" / "superlink.log"
+    leak.parent.mkdir(parents=True)
+    leak.write_text(f"ERROR could not read {text!r}\n", "utf-8")
+    assert fed.leaks() == [leak]
+    leak.unlink()
+
+
 def test_too_few_sites_and_a_server_that_is_killed(federation):
     """The run waits, says so, gives up at the plan's deadline, and goes on when the late site is there."""
-    fed = federation(sites=2, federation__rounds=2, federation__train_deadline=15.0)
+    fed = federation(sites=2, federation__rounds=2, federation__train_deadline=30.0)
     (fed.sites[1] / "absent").touch()
     fed.start_sites()
     server = fed.up()
     code, said = fed.finish(server)
     assert code == 1
     assert "Waiting for sites: 1 of at least 2 are there." in said
-    assert "the run stopped after 15 s and can be resumed. Go on with 'fedward-server resume" in said
+    assert "the run stopped after 30 s and can be resumed. Go on with 'fedward-server resume" in said
     # The plan is the consortium's, so the deadline stays; the late site comes in its time.
     (fed.sites[1] / "absent").unlink()
     server = fed.up("resume", fed.out, "--config", fed.config)
@@ -87,8 +98,8 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
         sites=3,
         federation__rounds=3,
         federation__minimum_cohort=2,
-        federation__train_deadline=25.0,
-        federation__exchange_deadline=15.0,
+        federation__train_deadline=45.0,
+        federation__exchange_deadline=45.0,
     )
     server = fed.up()
     fed.start_sites()
@@ -102,7 +113,7 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
     sites = [row["sites"] for row in fed.rows()]
     assert sites[0] == ["site-1", "site-2", "site-3"]
     assert sites[2] == ["site-1", "site-2"]
-    assert all(row["seconds"] < 60 for row in fed.rows()[1:])
+    assert all(row["seconds"] < 180 for row in fed.rows()[1:])
 
 
 def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
@@ -118,14 +129,3 @@ def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
     server = fed.up("resume", fed.out, "--config", fed.config)
     assert fed.finish(server)[0] == 0
     assert [row["round"] for row in fed.rows()] == [1, 2, 3]
-
-
-def has_namespaces() -> bool:
-    """Whether this machine lets us make network namespaces."""
-    import subprocess
-
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    made = subprocess.run(["ip", "netns", "add", "fedward-probe"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "delete", "fedward-probe"], capture_output=True, check=False)
-    return made.returncode == 0

@@ -1,4 +1,4 @@
-"""The proxy lets the Fleet paths through and nothing else: nginx itself, in front of a server that writes down what it gets."""
+"""The proxy lets the Fleet paths through and nothing else: nginx itself, in front of a server that keeps a list."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Upstream:
                 self.end_headers()
                 self.wfile.write(b"ok")
 
-            do_GET = do_PUT = do_DELETE = do_POST
+            do_GET = do_PUT = do_DELETE = do_POST  # noqa: N815 - the names of http.server
 
             def log_message(self, *_):
                 pass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -134,10 +136,27 @@ def test_an_end_on_purpose_is_told_and_not_resumed(bench, state, code):
     assert len(bench.link.started) == 1
 
 
-def test_a_serverapp_gets_time_to_say_farewell(bench):
-    bench.app(FINISHED)
+@pytest.fixture
+def other():
+    """A process that stands for a ServerApp."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_serverapp_gets_time_to_say_farewell(bench, other):
+    bench.app(FINISHED, Process.of(other.pid))
     assert bench.wait(1) is None
+    assert other.poll() is None
     assert bench.wait(FAREWELL_SECONDS + 1).exit_code == 0
+    assert other.wait(5) != 0
+
+
+def test_it_is_not_waited_for_once_flower_knows(bench, other):
+    bench.app(FINISHED, Process.of(other.pid))
+    bench.link.status = RunStatus(status="finished", sub_status="completed", details="")
+    assert bench.wait(1).exit_code == 0
 
 
 def test_a_run_that_cannot_begin_is_told_in_flowers_words(bench):
@@ -162,19 +181,11 @@ def test_a_superlink_that_is_away_is_waited_for(bench):
     assert bench.keeper.resumes == 1
 
 
-def test_a_run_that_flower_gave_up_is_resumed_although_its_process_lives(bench):
-    import subprocess
-    import sys
-
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-    try:
-        bench.app(round=2, process=Process.of(other.pid))
-        bench.link.status = RunStatus(status="finished", sub_status="failed", details="expired")
-        bench.wait(5)
-        bench.wait(FAREWELL_SECONDS + 5)
-        bench.wait(5)
-        assert bench.keeper.resumes == 1
-        assert other.wait(5) != 0
-    finally:
-        other.kill()
-        other.wait()
+def test_a_run_that_flower_gave_up_is_resumed_although_its_process_lives(bench, other):
+    bench.app(round=2, process=Process.of(other.pid))
+    bench.link.status = RunStatus(status="finished", sub_status="failed", details="expired")
+    bench.wait(5)
+    bench.wait(FAREWELL_SECONDS + 5)
+    bench.wait(5)
+    assert bench.keeper.resumes == 1
+    assert other.wait(5) != 0

@@ -1,4 +1,4 @@
-"""`progress.json`: what a run tells of itself, how it is stopped, and that no text of records gets into it or the log."""
+"""`progress.json`: what a run tells of itself, how it is stopped, and that no text of records is in it or the log."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def watch(tmp_path):
 
 def metrics(server_round):
     return {"round": server_round, "sites": ["a"], "seconds": 1.0}
+
+
+def one_round(watch, server_round, stop=None):
+    """A run that is over after a round, which somebody may have asked for."""
+    with watch:
+        watch.on_round(server_round, 3)
+        if stop is not None:
+            request_stop(stop)
+        watch.on_stage("train", ["a"])
+        watch.on_metrics(metrics(server_round))
 
 
 def test_it_says_what_each_site_does(watch, tmp_path):
@@ -63,29 +73,22 @@ def test_how_it_ended_is_written_without_foreign_text(watch, tmp_path, error, st
 
 
 def test_a_request_to_stop_is_met_after_the_round(watch, tmp_path):
-    with pytest.raises(RunStopped, match="in round 1 of 3; everything before is kept"), watch:
-        watch.on_round(1, 3)
-        request_stop(tmp_path)
-        watch.on_stage("train", ["a"])
-        watch.on_metrics(metrics(1))
+    with pytest.raises(RunStopped, match="in round 1 of 3; everything before is kept"):
+        one_round(watch, 1, stop=tmp_path)
     assert read_progress(tmp_path).state == "stopped"
     # The next attempt begins without it.
-    with watch:
-        watch.on_round(2, 3)
-        watch.on_metrics(metrics(2))
+    one_round(watch, 2)
 
 
 def test_a_request_to_stop_is_met_while_sites_are_missing(watch, tmp_path):
-    with pytest.raises(RunStopped), watch:
-        request_stop(tmp_path)
+    watch.__enter__()
+    request_stop(tmp_path)
+    with pytest.raises(RunStopped):
         watch.on_wait(0, 2)
 
 
 def test_the_last_round_ends_the_run_as_planned(watch, tmp_path):
-    with watch:
-        watch.on_round(3, 3)
-        request_stop(tmp_path)
-        watch.on_metrics(metrics(3))
+    one_round(watch, 3, stop=tmp_path)
     assert read_progress(tmp_path).state == "finished"
 
 

@@ -80,6 +80,8 @@ def test_sites_by_stage_and_rounds_so_far(state, tmp_path):
         (Progress(present=1, needed=3), "Waiting for sites: 1 of at least 3 are there."),
         (Progress(state="running", rounds=3), "The run begins."),
         (Progress(state="running", round=3, rounds=3), "Round 3 of 3."),
+        (Progress(state="failed", round=3, rounds=3, message="Why."), "Why."),
+        (Progress(state="finished", round=3, rounds=3), "The run has finished."),
     ],
 )
 def test_headlines(state, tmp_path, progress, headline):

@@ -71,11 +71,25 @@ def test_another_key_needs_replace(fed, request_of):
     accept_requests([request_of("st-mary")], fed)
     before = {path: path.read_bytes() for path in fed.rglob("*") if path.is_file()}
     again = request_of("st-mary", folder="second")
-    with pytest.raises(InputError, match="enrolled already with another key.*new plan hash.*approves anew"):
+    with pytest.raises(
+        InputError, match="enrolled already with another identity key.*new plan hash.*approves anew"
+    ):
         accept_requests([again], fed)
     assert {path: path.read_bytes() for path in fed.rglob("*") if path.is_file()} == before
     assert accept_requests([again], fed, replace_keys=True).replaced == ("st-mary",)
     assert (fed / "roster.toml").read_bytes() != before[fed / "roster.toml"]
+
+
+def test_a_new_supernode_key_leaves_the_roster_as_it_is(fed, request_of, tmp_path):
+    accept_requests([request_of("st-mary")], fed)
+    before = (fed / "roster.toml").read_bytes(), (fed / "sites" / "st-mary.pub").read_bytes()
+    (tmp_path / "st-mary" / "supernode.key").unlink()
+    with pytest.raises(InputError, match="another SuperNode key.*the roster stays as it is"):
+        accept_requests([request_of("st-mary")], fed)
+    done = accept_requests([request_of("st-mary")], fed, replace_keys=True)
+    assert (done.replaced, done.new_roster) == (("st-mary",), False)
+    assert (fed / "roster.toml").read_bytes() == before[0]
+    assert (fed / "sites" / "st-mary.pub").read_bytes() != before[1]
 
 
 def test_other_units_need_replace_too(fed, request_of):
