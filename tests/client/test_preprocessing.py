@@ -373,7 +373,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_
 
 
 @given(made_notes())
-@settings(max_examples=250, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 def test_every_stage_keeps_entities_and_negations(drawn):
     check(drawn)
 
