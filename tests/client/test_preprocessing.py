@@ -39,6 +39,7 @@ def mentions(value: Note) -> list[str]:
         (UnicodeCleaning(), "a\x00b\x07 c\x0cd", "a b c\nd"),
         (UnicodeCleaning(), "no\u200bfever", "no fever"),
         (UnicodeCleaning(), "no\u200efever", "no fever"),
+        (UnicodeCleaning(), "no\u200b\u200dfever", "no fever"),
         (UnicodeCleaning(), "hyper\u00adtension", "hypertension"),
         (UnicodeCleaning(), "心\u200b肌", "心肌"),
         (UnicodeCleaning(), "👩🏽\u200d⚕️ ok", "👩🏽\u200d⚕️ ok"),
