@@ -86,7 +86,7 @@ def predict_tags(
     with torch.inference_mode(), autocast(device, dtype):
         for batch in batches_by_length(examples, batch_size=_BATCH):
             inputs = collate(batch, pad_id).to(device)
-            logits = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+            logits = model(**inputs.inputs).logits
             best = logits.argmax(dim=-1).cpu().numpy()
             for row, example in zip(best, batch, strict=True):
                 tags[position[id(example)]] = row[: example.num_tokens].astype(np.int64)

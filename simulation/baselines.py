@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.augmentation import Augmenter, EpochViews
 from client.preprocessing_build import prepare_notes, recipe_of
 from client.trainer import LocalTrainer
 from common.errors import InputError
@@ -86,24 +87,40 @@ def fit_centrally(
         host: A model to use; its weights are overwritten.
     """
     host = host or ModelHost.build(plan)
-    examples = host.encoding.examples(prepare_notes(notes, recipe_of(plan)))
+    notes = prepare_notes(notes, recipe_of(plan))
+    examples = host.encoding.examples(notes)
     trainer = LocalTrainer(host.model, plan, pad_id=host.encoding.pad_id)
     epochs = plan.federation.rounds * max(plan.federation.local_epochs, 1)
-    steps = -(-len(examples) // plan.training.batch_size)
+    augmenter = Augmenter.of(replace(plan, privacy=None) if plan.privacy else plan, notes)
+    views = augmenter.views_per_unit if augmenter else 1
+    steps = -(-views * len(examples) // plan.training.batch_size)
     session = trainer.session(total_steps=steps * epochs)
     best: tuple[float, int, NDArray[np.float32]] = (-1.0, 0, host.read())
     seconds = 0.0
     for epoch in range(1, epochs + 1):
         started = time.monotonic()
+        windows = (
+            examples
+            if augmenter is None
+            else EpochViews(
+                augmenter=augmenter,
+                notes=notes,
+                windows=examples,
+                encoding=host.encoding,
+                seed=plan.seed,
+                names=(name, epoch),
+            )
+        )
         with torch_seed(plan.seed, "train", name, epoch):
-            session.run(examples, steps, derive_seed(plan.seed, "order", name, epoch))
+            session.run(windows, steps, derive_seed(plan.seed, "order", name, epoch))
         seconds += time.monotonic() - started
         score = _devel_score(plan, host, data, epoch)
         report(f"{name}: epoch {epoch}/{epochs}, devel F1 {score:.4f}, {seconds:.0f} s")
         if score > best[0]:
             best = (score, epoch, host.read())
     host.write(best[2])
-    tokens = epochs * sum(example.num_tokens for example in examples)
+    # Views are about as long as what they are views of.
+    tokens = epochs * views * sum(example.num_tokens for example in examples)
     scores = evaluate(host.model, data.test, host.encoding, precision=plan.training.precision)
     return FitResult(evaluation=scores, epoch=best[1], seconds=seconds, tokens=tokens)
 
