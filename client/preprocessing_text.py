@@ -45,7 +45,7 @@ _CONTROL = regex.compile(r"\p{Cc}")
 _SEPARATOR = regex.compile(r"[\p{Cc}\u200B\uFEFF]")
 _UNUSUAL = regex.compile(r"[^\t\n\r\x20-\x7E]")
 _CLUSTER = regex.compile(r"\X")
-_LETTER = regex.compile(r"[\p{L}\p{N}]")
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _UNSPACED = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]")
 
 
@@ -235,7 +235,7 @@ def _parts_words(text: str, start: int, end: int) -> bool:
         return False
     if _UNSPACED.match(before) and _UNSPACED.match(after):
         return False
-    return bool(_LETTER.match(before) or unicodedata.combining(before)) and bool(_LETTER.match(after))
+    return bool(_LETTER.match(before) and _LETTER.match(after))
 
 
 def _parts_a_cue(text: str, start: int, end: int) -> bool:

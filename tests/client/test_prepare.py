@@ -10,6 +10,7 @@ import tomli_w
 from rich.console import Console
 
 from client.preparation_settings import PreparationTable
+from client.deidentification_settings import DeidentificationTable
 from client.prepare import PrepareJob, input_bytes, prepare
 from client.prepare_command import run_prepare
 from client.preprocessing_build import Recipe
@@ -247,6 +248,21 @@ def test_the_main_job_refuses_a_sites_stage_across_units_under_privacy(tmp_path,
     across = PreparationTable(stages=require_stages("s", [{"name": "near_duplicates", "within": "site"}]))
     with pytest.raises(ValidationError, match="one privacy unit"):
         read_training_notes(folder, plan, across)
+
+
+def test_the_main_job_deidentifies_where_the_site_says_how(tmp_path, make_plan):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    text = "Call 555-201-3344 or jane.roe@example.org about gout."
+    span = {"start": text.index("gout"), "end": text.index("gout") + 4, "label": "Disease"}
+    (folder / "train.jsonl").write_text(line("n1", text, spans=[span]), encoding="utf-8")
+    asked = make_plan(preparation__stages=["whitespace", "deidentify"])
+    with pytest.raises(ValidationError, match=r"\[deidentification\]"):
+        read_training_notes(folder, asked)
+    for plan in (asked, make_plan()):
+        (note,) = read_training_notes(folder, plan, deidentification=DeidentificationTable(mode="tag"))
+        assert "jane.roe" not in note.text
+        assert note.text[note.spans[0].start : note.spans[0].end] == "gout"
 
 
 def test_the_main_job_refuses_notes_that_nobody_annotated(tmp_path, make_plan):
