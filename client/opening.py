@@ -52,7 +52,13 @@ def open_site(
     key = checked_key(settings, plan, roster)
     with ExitStack() as stack:
         budget = _budget(settings, plan, key, stack)
-        notes = read_training_notes(site.data, plan, settings.preparation)
+        notes = read_training_notes(
+            site.data,
+            plan,
+            settings.preparation,
+            deidentification=settings.deidentification,
+            device=site.device,
+        )
         site.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield Site(
             name=site.name,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.augmentation import Augmenter, EpochViews
-from client.preprocessing_build import prepare_notes, recipe_of
+from client.preprocessing_build import prepare_notes
 from client.trainer import LocalTrainer
 from common.errors import InputError
 from common.files import write_atomically
@@ -31,7 +31,7 @@ from common.seeding import derive_seed, torch_seed
 from common.validation import require_choice
 from server.run_folder import read_metrics
 from simulation.baselines_lexicon import lexicon_baseline
-from simulation.engine import federate, set_threads, simulate, split_notes
+from simulation.engine import federate, set_threads, simulate, simulated_recipe, split_notes
 from simulation.watch import RunWatch
 
 ARMS = ("lexicon", "central", "federated", "alone")
@@ -87,7 +87,7 @@ def fit_centrally(
         host: A model to use; its weights are overwritten.
     """
     host = host or ModelHost.build(plan)
-    notes = prepare_notes(notes, recipe_of(plan))
+    notes = prepare_notes(notes, simulated_recipe(plan))
     examples = host.encoding.examples(notes)
     trainer = LocalTrainer(host.model, plan, pad_id=host.encoding.pad_id)
     epochs = plan.federation.rounds * max(plan.federation.local_epochs, 1)
