@@ -195,9 +195,7 @@ def read_settings(path: Path | str) -> SiteSettings:
     path = Path(path).expanduser().absolute()
     table = _read_toml(path)
     try:
-        require_known_keys(
-            "the site file", table, [*_TABLES, "policy", "preparation", "deidentification"]
-        )
+        require_known_keys("the site file", table, [*_TABLES, "policy", "preparation", "deidentification"])
         for name in _TABLES:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
