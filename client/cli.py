@@ -258,6 +258,42 @@ def declare(
     console.print("Declared.", highlight=False)
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option("--out", help="Folder for quality.html and quality.json, mode 0600.")],
+    site: Annotated[
+        Path | None, typer.Option("--site", help="The site.toml: its data, plan and key.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with train, and devel and test where there are.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="The plan, for its labels and encoder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="File for what may leave the site: small cells withheld.")
+    ] = None,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Release the export; asked once more, and signed in the audit log."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    compare: Annotated[
+        list[Path] | None, typer.Option("--compare", help="Exports of other sites, shown beside.")
+    ] = None,
+) -> None:
+    """Report on the quality of a site's data: a page that stays at the site, and an export that is released."""
+    from client.report_command import run_report, source_of
+
+    run_report(
+        source_of(site, data, plan),
+        out=out,
+        export=export,
+        release=release,
+        confirmed=yes,
+        compare=compare or (),
+        console=console,
+    )
+
+
 @app.command("deidentify-check")
 def deidentify_check(
     data: Annotated[Path, typer.Option("--data", help="Folder with a split whose entities are gold PHI.")],

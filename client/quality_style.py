@@ -1,0 +1,18 @@
+"""What the quality report's style sheet adds to that of all reports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STYLE: Final = """
+.tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.tile.hero b { font-size: 34px; }
+section h3 { margin: 22px 0 8px; font-size: 15px; }
+.stays {
+  border: 1px solid var(--rule); border-left: 4px solid var(--accent); border-radius: 8px; background: var(--card);
+  padding: 10px 16px; color: var(--soft); font-size: 14px;
+}
+.excerpt { font-size: 13px; overflow-wrap: anywhere; min-width: 260px; }
+.excerpt mark { background: var(--warn-page); color: var(--warn-ink); border-radius: 3px; padding: 1px 3px; }
+.tag { white-space: nowrap; font-size: 13px; }
+"""
