@@ -27,7 +27,12 @@ app = typer.Typer(
 console = Console()
 
 PLANS = Path(__file__).parent / "plans"
-BENCHES = {"dp-step": "bench_dp_step", "secagg": "bench_secagg", "scale": "bench_scale"}
+BENCHES = {
+    "dp-step": "bench_dp_step",
+    "secagg": "bench_secagg",
+    "scale": "bench_scale",
+    "adversarial": "bench_adversarial",
+}
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder with train, devel (or dev) and test.")]
