@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import InputError, ModelError, ValidationError
+from common.feature_head import saved_features
 from common.files import write_atomically
 from common.ingestion import find_split, read_split
 from common.labels import LabelSchema
@@ -19,6 +20,7 @@ from common.prediction import evaluate as evaluate_notes
 from common.records import EntitySpan, Note
 from common.text_files import read_text
 from common.tokenization import load_tokenizer
+from common.word_features import WordFeatures
 
 _MAX_TOKENS = 256
 _STRIDE = 64
@@ -47,8 +49,13 @@ def open_tagger(folder: Path, label_map: Iterable[str] = ()) -> tuple[nn.Module,
     tokenizer = load_tokenizer(folder, local_files_only=True)
     positions = int(getattr(model.config, "max_position_embeddings", _MAX_TOKENS))
     max_tokens = min(_MAX_TOKENS, positions)
+    features = saved_features(folder)
     return model, Encoding(
-        tokenizer=tokenizer, schema=schema, max_tokens=max_tokens, stride=min(_STRIDE, max_tokens // 4)
+        tokenizer=tokenizer,
+        schema=schema,
+        max_tokens=max_tokens,
+        stride=min(_STRIDE, max_tokens // 4),
+        features=None if features is None else WordFeatures.open(features),
     )
 
 
