@@ -13,6 +13,7 @@ from rich.table import Table
 from common.command import run_command
 from common.errors import InputError
 from common.roster import Member, Roster, parse_identity_key, read_roster, write_roster
+from server.robustness_command import robustness
 
 app = typer.Typer(
     name="fedward-server",
@@ -95,6 +96,9 @@ def predict(
     console.print(
         f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True
     )
+
+
+app.command()(robustness)
 
 
 def _show_roster(members: Roster) -> None:
