@@ -92,7 +92,7 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
         import copy
 
         plain = copy.deepcopy(plain).merge_and_unload()
-    with _quiet():
+    with quiet():
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     if isinstance(model, FeatureTagger):
@@ -232,7 +232,7 @@ def is_local(source: str) -> bool:
 def _translated(encoder: str) -> Iterator[None]:
     """Keep transformers quiet, and turn its many errors about a missing or broken model into one."""
     try:
-        with _quiet():
+        with quiet():
             yield
     # transformers raises a RuntimeError where weights do not fit the configuration.
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -243,7 +243,7 @@ def _translated(encoder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep warnings and progress bars of transformers off the screen."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
