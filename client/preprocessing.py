@@ -10,16 +10,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 from common.errors import DataError
 from common.records import Note
 from common.text_edits import EditConflict
 
 Scope = Literal["unit", "site"]
-
-CROSSES_ENTITY = "edit-crosses-entity"
-"""The reason code of a note whose entity an edit would cut."""
 
 
 class Rejected(DataError):
@@ -32,7 +30,17 @@ class Rejected(DataError):
 
     def __init__(self, reason_code: str, *, note_id: str | None = None) -> None:
         self.reason_code = reason_code
-        super().__init__(f"note {note_id or ''} was rejected: {reason_code}.".replace("  ", " "))
+        self.note_id = note_id
+        named = "a note" if note_id is None else f"note {note_id}"
+        super().__init__(f"{named} was rejected: {reason_code}.", reason=reason_code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error pass from a worker process to the one that started it."""
+        return partial(type(self), self.reason_code, note_id=self.note_id), ()
+
+
+class Dropped(Rejected):
+    """A stage leaves a note out on purpose, a copy for instance: it is listed, and no strict run stops for it."""
 
 
 class Stage(Protocol):
@@ -99,16 +107,16 @@ class Pipeline:
     def prepare(self, note: Note) -> Note | None:
         """Return one note after all stages, or None (counted) where a stage rejected it."""
         for stage in self.stages:
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
                 note = stage.apply(note)
             except (Rejected, EditConflict) as error:
-                if self._strict:
+                if self._strict and not isinstance(error, Dropped):
                     raise
                 self._reject(note, stage, error)
                 return None
             finally:
-                self._seconds[stage.name] += time.perf_counter() - begin  # type: ignore[assignment]
+                self._seconds[stage.name] += time.process_time() - begin  # type: ignore[assignment]
         return note
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
@@ -120,12 +128,11 @@ class Pipeline:
         return dict(self._rejects)
 
     def seconds(self) -> Mapping[str, float]:
-        """Return how long each stage took so far."""
+        """Return the processor time of each stage so far."""
         return dict(self._seconds)
 
     def _reject(self, note: Note, stage: Stage, error: Rejected | EditConflict) -> None:
         """Count and report one note."""
-        reason = error.reason_code if isinstance(error, Rejected) else CROSSES_ENTITY
-        self._rejects[stage.name, reason] += 1
+        self._rejects[stage.name, error.reason] += 1
         if self._on_reject is not None:
-            self._on_reject(note.note_id, stage.name, reason)
+            self._on_reject(note.note_id, stage.name, error.reason)

@@ -10,6 +10,7 @@
     │   ├── PolicyError          the site's policy or approvals say no
     │   ├── LedgerError          the privacy ledger says no, or is not whole
     │   └── ProtocolRefused      a message breaks the secure-aggregation rules
+    ├── AgentError               the agent of a site did not answer its relay
     ├── DecodeError              bytes from the wire that do not decode
     ├── AbortError               an attempt at secure aggregation ended early
     └── RoundError               a round could not be completed              exit 1
@@ -58,13 +59,22 @@ class DataError(InputError):
         message: One sentence without clinical text.
         path: The file at fault.
         line: The 1-based line at fault, where one is known.
+        reason: A fixed word of letters and hyphens for lists of what was left out; never text of a record.
     """
 
     code = "bad-data"
 
-    def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | str | None = None,
+        line: int | None = None,
+        reason: str = "bad-record",
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.line = line
+        self.reason = reason
         where = "" if path is None else f"{path}{'' if line is None else f', line {line}'}: "
         super().__init__(where + message)
 
@@ -97,6 +107,12 @@ class ProtocolRefused(RefusedError):
     """A message breaks the rules of secure aggregation; the attempt is over for this site."""
 
     code = "refused-protocol"
+
+
+class AgentError(FedwardError):
+    """The agent of a site cannot be reached, or went away; asking again later may help."""
+
+    code = "agent-unreachable"
 
 
 class DecodeError(FedwardError):

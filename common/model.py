@@ -27,6 +27,9 @@ from common.seeding import torch_seed
 
 EMBEDDED_ENCODER = "minilm"
 
+HEAD = "classifier"
+"""What the head's parameters have in their names."""
+
 
 def encoder_source(encoder: str) -> str:
     """Return what transformers should open for `encoder`: the embedded MiniLM's folder, a folder or a name."""

@@ -27,6 +27,7 @@ from common.plan_section import flag as _flag
 from common.plan_section import number as _float
 from common.plan_section import text as _text
 from common.plan_section import whole as _int
+from common.preparation import StageChoice, require_stages, require_within_units
 from common.validation import (
     nearest,
     require_choice,
@@ -43,6 +44,7 @@ UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
 CLIPPING_STYLES = ("flat", "auto", "per_layer")
 LOCAL_OPTIMIZERS = ("adam", "sgd")
+PRIVATELY_TRAINED = ("all", "layers", "biases")
 PARTITIONS = ("even", "power_law", "dirichlet", "column")
 ENGINES = ("inprocess", "ray")
 
@@ -167,7 +169,9 @@ class Privacy(Section):
     `steps` counts the noised steps of one site over all rounds. Exactly one of `noise_multiplier` and
     `target_epsilon` is positive; the other is 0. `optimizer` is what a site steps with: each round begins a new
     `adam`; `sgd` with one step a round leaves adaptive steps to the server's optimizer, which then sees the
-    sites' gradients averaged, and their noise with them.
+    sites' gradients averaged, and their noise with them. `trained` is what the noised steps change: `all` that the
+    model section lets train, `layers` leaves the embeddings as the warm-up left them, and `biases` changes only
+    biases, norms and the head (Bu et al. 2022, DP-BiTFiT): the fewer numbers, the less noise in all.
     """
 
     title = "privacy"
@@ -184,6 +188,7 @@ class Privacy(Section):
     max_windows_per_unit: int = _int(16, 1, 10_000)
     averaging: float = _float(0.0, 0.0, 0.9999)
     optimizer: str = _choice("adam", LOCAL_OPTIMIZERS)
+    trained: str = _choice("all", PRIVATELY_TRAINED)
 
     def __post_init__(self) -> None:
         """Check the fields and that the noise is given in exactly one way."""
@@ -229,6 +234,14 @@ class SecureAggregation(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparation(Section):
+    """What every site does to its notes before tokenisation, in order; a site's own file may add stages."""
+
+    title = "preparation"
+    stages: tuple[StageChoice, ...] = _checked((), require_stages)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Section):
     """Where metrics go besides the run folder; both stay offline unless their own settings say otherwise."""
 
@@ -264,6 +277,7 @@ _SECTIONS: dict[str, type[Section]] = {
         Privacy,
         Warmup,
         SecureAggregation,
+        Preparation,
         Tracking,
         Simulation,
     )
@@ -286,6 +300,7 @@ class Plan:
     privacy: Privacy | None = None
     warmup: Warmup | None = None
     secure_aggregation: SecureAggregation = field(default_factory=SecureAggregation)
+    preparation: Preparation = field(default_factory=Preparation)
     tracking: Tracking = field(default_factory=Tracking)
     simulation: Simulation = field(default_factory=Simulation)
 
@@ -363,6 +378,7 @@ class Plan:
             )
         if federation.local_epochs > 1:
             raise _epochs_under_privacy(federation.local_epochs)
+        require_within_units("preparation.stages", self.preparation.stages)
         # One epoch is the default of a plan that names none; a private plan has no epochs at all.
         object.__setattr__(self, "federation", dataclasses.replace(federation, local_epochs=0))
         if self.training.physical_tokens < self.model.max_tokens:
@@ -472,4 +488,6 @@ def _parse_value(raw: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, StageChoice):
+        return value.to_table()
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -35,7 +35,10 @@ class Edit:
 
 
 class EditConflict(DataError):
-    """An edit would cut an entity's border, or leave an entity or a note without characters."""
+    """An edit would cut an entity's border, or leave an entity or a note without characters.
+
+    Its `reason` is `edit-crosses-entity`, `edit-empties-entity` or `no-text`.
+    """
 
 
 def apply_edits(note: Note, edits: Sequence[Edit]) -> Note:
@@ -60,7 +63,7 @@ def apply_edits(note: Note, edits: Sequence[Edit]) -> Note:
     shift = _Shift(ordered)
     text = "".join(_parts(note.text, ordered))
     if not text:
-        raise EditConflict(f"the edits would leave note {note.note_id} without text.")
+        raise EditConflict(f"the edits would leave note {note.note_id} without text.", reason="no-text")
     spans = tuple(_moved(span, shift, note.note_id) for span in note.spans)
     words = None if note.words is None else tuple(_words(note.words, ordered, shift, text))
     return replace(note, text=text, spans=spans, words=words)
@@ -131,12 +134,14 @@ def _moved(span: EntitySpan, shift: _Shift, note_id: str) -> EntitySpan:
     if edit is not None:
         raise EditConflict(
             f"the edit [{edit.start}, {edit.end}) of note {note_id} would cut the entity "
-            f"[{span.start}, {span.end}) at its border."
+            f"[{span.start}, {span.end}) at its border.",
+            reason="edit-crosses-entity",
         )
     start, end = shift.start(span.start), shift.end(span.end)
     if start >= end:
         raise EditConflict(
-            f"the edits would leave nothing of the entity [{span.start}, {span.end}) of note {note_id}."
+            f"the edits would leave nothing of the entity [{span.start}, {span.end}) of note {note_id}.",
+            reason="edit-empties-entity",
         )
     return EntitySpan(start=start, end=end, label=span.label)
 

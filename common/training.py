@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.batching import Batch, batches_by_length, collate
-from common.model import autocast, autocast_dtype
+from common.model import HEAD, autocast, autocast_dtype
 from common.plan import Training
 from common.records import Example
 from common.tokenization import IGNORED
@@ -88,10 +88,11 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def schedule(step: int, total: int, training: Training) -> float:
     """Learning-rate factor in [0, 1] of a 0-based step: linear warm-up, then linear decay over the whole run."""
-    warmup = max(1, round(total * training.warmup_fraction))
+    # A plan that asks for some warm-up gets one step of it, one that asks for none gets none.
+    warmup = max(1, round(total * training.warmup_fraction)) if training.warmup_fraction else 0
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return max(0.0, (total - step) / max(1, total - warmup + 1))
+    return max(0.0, (total - step) / max(1, total - warmup + bool(warmup)))
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
@@ -99,7 +100,7 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, obj
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            head = "classifier" in name
+            head = HEAD in name
             groups.setdefault((parameter.ndim > 1, head), []).append(parameter)
     head_rate = training.head_learning_rate or training.learning_rate
     return [

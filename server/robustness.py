@@ -24,8 +24,8 @@ from common.perturbations import Sources, gather, perturb
 from common.prediction import Encoding, evaluate
 from common.records import Note
 from common.seeding import derive_seed
+from common.tagger import open_tagger
 from common.unseen_mentions import unseen_lexicon
-from server.evaluation import open_tagger
 
 CONDITIONS = ("typo", "case", "synonym", "mention")
 _MADE_UP = 500

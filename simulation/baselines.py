@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.augmentation import Augmenter, EpochViews
+from client.preprocessing_build import prepare_notes, recipe_of
 from client.trainer import LocalTrainer
 from common.errors import InputError
 from common.files import write_atomically
@@ -80,13 +81,14 @@ def fit_centrally(
 
     Args:
         plan: The plan; its `[privacy]` is not applied.
-        notes: The training notes.
+        notes: The training notes, before the plan's preparation.
         data: Development and test notes.
         name: Names the generator of the order and of dropout, and the report's lines.
         report: Receives a line an epoch.
         host: A model to use; its weights are overwritten.
     """
     host = host or ModelHost.build(plan)
+    notes = prepare_notes(notes, recipe_of(plan))
     examples = host.encoding.examples(notes)
     trainer = LocalTrainer(host.model, plan, pad_id=host.encoding.pad_id)
     epochs = plan.federation.rounds * max(plan.federation.local_epochs, 1)

@@ -31,6 +31,7 @@ BENCHES = {
     "dp-step": "bench_dp_step",
     "secagg": "bench_secagg",
     "scale": "bench_scale",
+    "prepare": "bench_prepare",
     "adversarial": "bench_adversarial",
 }
 

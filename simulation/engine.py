@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
+from client.preprocessing_build import prepare_notes, recipe_of
 from client.private_round import Budget
 from client.site import Site
 from common.errors import InputError
@@ -45,7 +46,7 @@ class SimulatedFederation:
     Attributes:
         plan: The plan, with the roster's hash in it.
         roster: One member a site, weighted by its number of notes.
-        notes: Each site's training notes, by name.
+        notes: Each site's training notes after the plan's preparation, by name.
         keys: Each site's identity key, by name.
     """
 
@@ -56,8 +57,18 @@ class SimulatedFederation:
 
 
 def read_data(folder: Path, plan: Plan) -> Dataset:
-    """Read a data folder with the plan's label schema."""
-    return read_dataset(folder, schema_of(plan), required=("train", "test"))
+    """Read a data folder with the plan's label schema.
+
+    Raises:
+        InputError: A file is not usable, or holds notes that nobody has annotated.
+    """
+    data = read_dataset(folder, schema_of(plan), required=("train", "test"))
+    for split, report in data.report.items():
+        if unannotated := report.counts.get("unannotated", 0):
+            raise InputError(
+                f"{report.path}: {unannotated} notes of {split} have no annotation; add their spans."
+            )
+    return data
 
 
 def federate(
@@ -83,7 +94,8 @@ def federate(
             f"simulation.sites is {plan.simulation.sites}, fewer than federation.minimum_cohort, which is {minimum}; "
             "no round could ever be completed, so raise the one or lower the other."
         )
-    shares = split_notes(plan, train)
+    # Each site prepares its own notes, as a real one does: no stage sees two sites.
+    shares = [prepare_notes(share, recipe_of(plan)) for share in split_notes(plan, train)]
     names = [f"site-{i + 1}" for i in range(len(shares))]
     keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(

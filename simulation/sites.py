@@ -17,7 +17,6 @@ OUT/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from client.keys import make_identity_key
 from common.errors import InputError
 from common.files import write_atomically
 from common.ingestion import Dataset
+from common.ingestion_jsonl import json_line
 from common.plan import Plan
 from common.records import Note
 from common.roster import Member, Roster, write_roster
@@ -73,7 +73,7 @@ def write_sites(plan: Plan, data: Dataset, out: Path, *, superlink: str = SUPERL
 
 def _write(plan: Plan, data: Dataset, shares: Sequence[Sequence[Note]], out: Path, superlink: str) -> Roster:
     """Write all folders."""
-    members = tuple(_write_site(out / f"site-{n}", notes) for n, notes in enumerate(shares, 1))
+    members = tuple(_write_site(out / f"site-{n}", notes, superlink) for n, notes in enumerate(shares, 1))
     roster = Roster(members)
     write_roster(roster, out / "roster.toml")
     bound = replace(plan, federation=replace(plan.federation, roster_sha256=roster.digest().hex()))
@@ -94,7 +94,7 @@ def _write(plan: Plan, data: Dataset, shares: Sequence[Sequence[Note]], out: Pat
     return roster
 
 
-def _write_site(folder: Path, notes: Sequence[Note]) -> Member:
+def _write_site(folder: Path, notes: Sequence[Note], superlink: str) -> Member:
     """Write one site's folder and return its line of the roster."""
     for part in ("data", "spool"):
         (folder / part).mkdir(parents=True, mode=0o700)
@@ -108,24 +108,13 @@ def _write_site(folder: Path, notes: Sequence[Note]) -> Member:
         "spool": "spool",
         "device": "auto",
     }
-    settings = {"site": site, "keys": {"identity": "identity.pem"}}
+    server = {"address": superlink, "flwr_home": "flower"}
+    settings = {"site": site, "keys": {"identity": "identity.pem"}, "server": server}
     header = "# A trial: without [policy] this site accepts whatever its plan says. Never for real records.\n"
     write_atomically(folder / "site.toml", header + tomli_w.dumps(settings))
     return Member(name=folder.name, identity_key=public, public_units=len(notes))
 
 
 def write_notes(path: Path, notes: Iterable[Note]) -> None:
-    """Write notes as JSONL with character spans, which ingestion reads back.
-
-    The words of a corpus that is split into words already are not kept: readers split the text anew.
-    """
-    write_atomically(path, "".join(f"{_json_line(note)}\n" for note in notes))
-
-
-def _json_line(note: Note) -> str:
-    """Return a note as one line of JSON."""
-    spans = [{"start": span.start, "end": span.end, "label": span.label} for span in note.spans]
-    record = {"id": note.note_id, "text": note.text, "spans": spans}
-    ids = {"document_id": note.document_id, "patient_id": note.patient_id}
-    known = {name: value for name, value in ids.items() if value is not None}
-    return json.dumps({**note.columns, **record, **known}, ensure_ascii=False)
+    """Write notes as JSONL with character spans, which ingestion reads back."""
+    write_atomically(path, "".join(f"{json_line(note)}\n" for note in notes))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +87,7 @@ def test_labels_stay_valid_and_entities_stay(
     assert all(a.end <= b.start for a, b in zip(changed.spans, changed.spans[1:], strict=False))
     words = words_of(changed)
     assert all(0 <= s < e <= len(changed.text) for s, e in words)
-    assert all(a[1] <= b[0] for a, b in itertools.pairwise(words))
+    assert all(a[1] <= b[0] for a, b in pairwise(words))
     before, after = gold_tags(note, SCHEMA), gold_tags(changed, SCHEMA)
     tags = [SCHEMA.tags[i] for i in after.tag_ids]
     for previous, tag in zip(["O", *tags], tags, strict=False):

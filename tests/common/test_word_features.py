@@ -17,8 +17,8 @@ from common.model import load_model, save_model
 from common.plan_augmentation import Features
 from common.prediction import evaluate
 from common.records import Note
+from common.tagger import open_tagger
 from common.word_features import COARSE, SHAPES, UNIVERSAL, WordFeatures, feature_sizes, shape_of
-from server.evaluation import open_tagger
 
 ON = {"features__tagger": "blank:en", "features__dimension": 4}
 PRIVATE = {"privacy__q": 0.5, "privacy__steps": 4, "privacy__noise_multiplier": 1.0}
