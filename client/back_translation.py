@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from common.errors import ModelError
+from common.model import quiet
 from common.records import EntitySpan, Note
 from common.tokenization import words_of
 from common.word_splitter import WordSplitter
@@ -50,8 +51,9 @@ class Translator:
         if not Path(folder).is_dir():
             raise ModelError(f"{folder} is not a folder; give the folder of a saved translation model.")
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            with quiet():
+                model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} cannot be opened as a translation model ({type(error).__name__}); give a folder that "
@@ -94,7 +96,7 @@ class BackTranslator:
         self._there = there
         self._back = back
         # Translation is the same every time, and slow; the notes that come again most are kept.
-        self._kept: dict[tuple[str, tuple[EntitySpan, ...]], Note | str] = {}
+        self._kept: dict[tuple[str, tuple[EntitySpan, ...], bool], Note | str] = {}
 
     @classmethod
     def open(cls, folders: Sequence[str]) -> BackTranslator:
@@ -108,7 +110,7 @@ class BackTranslator:
 
     def translate(self, note: Note, *, on_refusal: OnRefusal = lambda reason: None) -> Note:
         """Return the note in other words, with its entities' own characters; or unchanged, with a reason."""
-        key = (note.text, note.spans)
+        key = (note.text, note.spans, note.words is None)
         if key not in self._kept:
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
@@ -134,7 +136,7 @@ class BackTranslator:
 def _placeholders(note: Note) -> list[str]:
     """Return a word for each entity that does not occur in the note."""
     stem = _STEM
-    while stem.lower() in note.text.lower():
+    while re.search(rf"(?<!\w){stem}", note.text):
         stem += "X"
     return [f"{stem}{i}" for i in range(len(note.spans))]
 

@@ -202,7 +202,7 @@ class Features(Section):
     """Word features that are embedded and given to the head beside the encoder's output.
 
     Attributes:
-        shape: Whether to use the word's shape: capitals, digits, punctuation, suffix class.
+        shape: Whether to use the word's shape: capitals, digits, punctuation.
         tagger: Part of speech: "" for none, `blank:en` (any spaCy language) for the coarse classes that spaCy's
             rules know without a model, or the folder or package of a spaCy pipeline that tags.
         dimension: Width of each embedding.

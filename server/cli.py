@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.roster import Member, Roster, parse_identity_key, read_roster, write_roster
 from server.cli_pki import enrol, pki
 from server.cli_up import resume, status, stop, up
+from server.robustness_command import robustness
 
 app = typer.Typer(
     name="fedward-server",
@@ -101,6 +102,9 @@ def predict(
     console.print(
         f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True
     )
+
+
+app.command()(robustness)
 
 
 def _show_roster(members: Roster) -> None:

@@ -32,6 +32,7 @@ from common.validation import require_choice
 from server.run_folder import read_metrics
 from simulation.baselines_lexicon import lexicon_baseline
 from simulation.engine import federate, set_threads, simulate, simulated_recipe, split_notes
+from simulation.fraction import take_fraction
 from simulation.watch import RunWatch
 
 ARMS = ("lexicon", "central", "federated", "alone")
@@ -133,21 +134,26 @@ def compare(
     seeds: Sequence[int],
     arms: Sequence[str] = ARMS,
     report: Report = lambda line: None,
+    fraction: float = 1.0,
 ) -> dict[str, Any]:
     """Run the arms for each seed; what is finished in `out` already is read and not run again.
+
+    With a `fraction` below 1, each seed trains on a part of the notes of its own choosing.
 
     Returns:
         What `compare.json` holds: per arm `micro_f1`, `seconds`, `epsilon` (means over seeds; `alone` is a
         list, one entry a site), with the spread and each seed's own values.
     """
-    _check(plan, data, seeds, arms)
+    parts = {seed: take_fraction(data, fraction, seed=seed) for seed in seeds}
+    for seed, part in parts.items():
+        _check(plan, part, [seed], arms)
     set_threads(plan)
     table: dict[str, Any] = {}
     for seed in seeds:
         seeded = replace(plan, seed=seed)
         for arm in arms:
-            for key, run in _jobs(arm, seeded, data, out, report):
-                values = _kept(out / f"{key}-seed{seed}.json", seeded, run)
+            for key, run in _jobs(arm, seeded, parts[seed], out, report):
+                values = _kept(out / f"{key}-seed{seed}.json", seeded, run, fraction)
                 report(f"{key}, seed {seed}: test F1 {values['micro_f1']:.4f}")
                 table.setdefault(key, []).append(values)
                 write_atomically(out / "compare.json", json.dumps(summarise(table), indent=2) + "\n")
@@ -223,13 +229,13 @@ def _federated(plan: Plan, data: Dataset, out: Path, report: Report) -> dict[str
     return {**{k: result[k] for k in keys if k in result}, "seconds": training}
 
 
-def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result that is on the disk for this plan, or run and keep it."""
+def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]], fraction: float) -> dict[str, Any]:
+    """Return the result that is on the disk for this plan and part of the data, or run and keep it."""
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if kept.get("plan_hash") == plan.hash:
+        if kept.get("plan_hash") == plan.hash and kept.get("fraction", 1.0) == fraction:
             return kept
-    values = {**run(), "seed": plan.seed, "plan_hash": plan.hash}
+    values = {**run(), "seed": plan.seed, "plan_hash": plan.hash, "fraction": fraction}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(values, indent=2) + "\n")
     return values

@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 from rich.console import Console
 
-from client.preparation_settings import PreparationTable
 from client.deidentification_settings import DeidentificationTable
+from client.preparation_settings import PreparationTable
 from client.prepare import PrepareJob, input_bytes, prepare
 from client.prepare_command import run_prepare
 from client.preprocessing_build import Recipe
