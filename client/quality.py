@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,7 @@ def examine(
 def binned(values: Sequence[int], bins: Sequence[int]) -> dict[str, int]:
     """Return how many values are in each bin, by the bin's name; every bin is there."""
     counts = np.bincount(np.searchsorted(bins, values, side="right"), minlength=len(bins) + 1).tolist()
-    names = [
-        f"{low}-{high - 1}" if high - 1 > low else f"{low}" for low, high in zip(bins, bins[1:], strict=False)
-    ]
+    names = [f"{low}-{high - 1}" if high - 1 > low else f"{low}" for low, high in pairwise(bins)]
     return {"0": counts[0], **dict(zip([*names, f"{bins[-1]}+"], counts[1:], strict=True))}
 
 
