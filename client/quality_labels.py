@@ -188,7 +188,7 @@ def _fit(features: torch.Tensor, labels: torch.Tensor, classes: int) -> nn.Embed
     """Fit a softmax regression on hashed features."""
     model = nn.EmbeddingBag(_BUCKETS, classes, mode="sum", sparse=True)
     nn.init.zeros_(model.weight)
-    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.3)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
     for _ in range(_EPOCHS):
         for part in torch.randperm(len(labels)).split(_BATCH):
             optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 
 import pytest
@@ -103,10 +104,10 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern, told):
 
 
 def test_a_pattern_that_takes_too_long_rejects_the_note(monkeypatch):
-    monkeypatch.setattr("client.deidentification_recognizers.SECONDS_PER_PATTERN", 0.01)
-    finder = PhiFinder(languages=["en"], lists=SiteLists(mrn_patterns=(r"(?:a|a?b|aa?)+$x",)))
+    monkeypatch.setattr("client.deidentification_recognizers.SECONDS_PER_PATTERN", 0.05)
+    finder = PhiFinder(languages=["en"], lists=SiteLists(mrn_patterns=(r"(?:a+b?)+(?:a|b)*c",)))
     with pytest.raises(Rejected, match="pattern-too-slow"):
-        finder.find("a" * 5000)
+        finder.find("a" * 3000)
 
 
 SPANS = st.builds(
@@ -123,7 +124,7 @@ def test_every_character_that_anything_found_is_covered(spans):
     result = merged(spans)
     covered = {i for one in result for i in range(one.start, one.end)}
     assert covered == {i for one in spans for i in range(one.start, one.end)}
-    assert all(a.end <= b.start for a, b in zip(result, result[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(result))
 
 
 def note_with(text: str, entity: str, **fields: str) -> Note:
@@ -234,12 +235,8 @@ def test_the_network_test_would_notice_presidio_s_own_e_mail_recogniser(no_netwo
     assert no_network != []
 
 
-TEXTS = st.text(
-    alphabet=st.sampled_from(
-        list("abZ 09.-/:\r\n@é") + ["e\u0301", "👩🏽‍⚕️", "患", "年", "Dr. Smith ", "03/04/2016 "]
-    ),
-    max_size=80,
-)
+PARTS = [*"abZ 09.-/:\r\n@é", "e\u0301", "👩🏽‍⚕️", "患", "年", "Dr. Smith ", "03/04/2016 "]
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=40).map("".join)
 
 
 @settings(max_examples=60, deadline=None)
