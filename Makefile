@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 THREADS ?= 2
 
-.PHONY: install demo test test-all check format clean
+.PHONY: install demo test test-all check format proto clean
 
 install: $(INSTALLED)
 
@@ -38,6 +38,10 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The stubs of the agent's protocol are committed; a test says when they are not current.
+proto: install
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. client/agent.proto
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,17 +1,20 @@
-"""The Flower ClientApp: a thin shim that hands each message to the site and its answer back.
+"""The Flower ClientApp: a thin relay that hands each message to the site's agent and its answer back.
 
-It imports neither torch nor transformers. Flower would send an exception's text to the server, so the shim
-catches everything and answers with a typed code only.
+Flower starts a new process for each message, so this imports neither torch nor transformers, and holds no data:
+records, keys and ledger are the agent's, another process and, where the site is set up for it, another user.
+Flower would send an exception's text to the server, so the relay catches everything and answers with a typed code.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.agent_socket import AGENT_SOCKET
 from common.errors import FedwardError, InputError
 from common.flower import from_record_dict, to_record_dict
 from common.messages import HELLO, STAGES, TRAIN, Envelope, refusal_of
@@ -27,12 +30,17 @@ def make_client_app(handler_of: Callable[[Context], Handler]) -> ClientApp:
     Args:
         handler_of: Returns the site behind a node; called for each message.
     """
+    return _relaying(lambda message, context: handler_of(context)(from_record_dict(message.content)))
+
+
+def _relaying(answer: Callable[[Message, Context], Envelope]) -> ClientApp:
+    """Make a ClientApp that answers every stage with `answer`."""
     app = ClientApp()
 
     def relay(message: Message, context: Context) -> Message:
-        return _relay(message, lambda envelope: handler_of(context)(envelope))
+        return Message(to_record_dict(_answer(message, context, answer)), reply_to=message)
 
-    app.query("hello")(relay)
+    app.query(HELLO)(relay)
     app.train()(relay)
     for stage in STAGES:
         if stage != TRAIN:
@@ -40,39 +48,32 @@ def make_client_app(handler_of: Callable[[Context], Handler]) -> ClientApp:
     return app
 
 
-def _relay(message: Message, handler: Handler) -> Message:
+def _answer(message: Message, context: Context, answer: Callable[[Message, Context], Envelope]) -> Envelope:
     """Answer one message; whatever goes wrong becomes a fixed code."""
     kind = message.metadata.message_type.rpartition(".")[2]
     try:
-        reply = handler(from_record_dict(message.content))
+        return answer(message, context)
     except FedwardError as error:
         _log.warning("%s was not answered: %s", kind, error)
-        reply = refusal_of(kind, error.code)
+        return refusal_of(kind, error.code)
     except Exception:
         # The text stays here: it could quote a record.
         _log.exception("%s failed", kind)
-        reply = refusal_of(kind, "failed")
-    return Message(to_record_dict(reply), reply_to=message)
+        return refusal_of(kind, "failed")
 
 
-def _configured_site(context: Context) -> Handler:
-    """Open the site that the SuperNode's `--node-config` names."""
-    path = context.node_config.get("site")
-    if not isinstance(path, str):
+def _ask_agent(message: Message, context: Context) -> Envelope:
+    """Hand a message to the agent whose socket the SuperNode's `--node-config` names."""
+    from client.agent_client import ask_agent
+
+    path = context.node_config.get(AGENT_SOCKET)
+    if not isinstance(path, str) or not path:
         raise InputError(
-            "The SuperNode has no site; start it with --node-config 'site=\"path/to/site.toml\"'."
+            "The SuperNode names no agent; start it with `fedward-site run`, or with --node-config "
+            f"'{AGENT_SOCKET}=\"/path/to/agent.sock\"'."
         )
-    plan = str(context.run_config.get("plan", ""))
-    return lambda request: _answer(str(path), plan, request)
+    # After its time to live nobody reads the answer; what the agent has finished by then waits in its spool.
+    return ask_agent(Path(path), from_record_dict(message.content), timeout=message.metadata.ttl)
 
 
-def _answer(path: str, plan: str, request: Envelope) -> Envelope:
-    """Answer one request; only what needs the model opens the site."""
-    from client.settings import introduce, open_site
-
-    if request.kind == HELLO:
-        return introduce(path, plan)
-    return open_site(path, plan).handle(request)
-
-
-app = make_client_app(_configured_site)
+app = _relaying(_ask_agent)

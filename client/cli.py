@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.cli_enrol import enrol
 from common.command import run_command
 
 app = typer.Typer(
     name="fedward-site",
-    help="Run a site of a federation: its records, its keys and its audit log.",
+    help="Run a site of a federation: agent, keys, privacy ledger, approvals and audit log.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -22,12 +23,25 @@ keys = typer.Typer(help="The site's identity key.", no_args_is_help=True)
 audit = typer.Typer(help="The site's audit log.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.command()(enrol)
 console = Console()
 
 KeyFile = Annotated[Path, typer.Argument(help="The key file, PEM.", show_default=False)]
 LedgerFile = Annotated[Path, typer.Option("--ledger", help="The ledger's database.")]
 WitnessFile = Annotated[Path, typer.Option("--witness", help="The ledger's witness, a file elsewhere.")]
 IdentityFile = Annotated[Path, typer.Option("--key", help="The site's identity key.")]
+SiteChoice = Annotated[
+    Path | None, typer.Option("--site", help="A site.toml, which names all the files below.")
+]
+LedgerChoice = Annotated[Path | None, typer.Option("--ledger", help="The ledger's database.")]
+WitnessChoice = Annotated[
+    Path | None, typer.Option("--witness", help="The ledger's witness, a file elsewhere.")
+]
+IdentityChoice = Annotated[Path | None, typer.Option("--key", help="The site's identity key.")]
+PolicyChoice = Annotated[
+    Path | None, typer.Option("--policy", help="A site.toml with [policy], or a file of its fields.")
+]
+SiteFile = Annotated[Path, typer.Option("--site", help="The site's site.toml.", show_default=False)]
 PolicyFile = Annotated[
     Path, typer.Option("--policy", help="A site.toml with [policy], or a file of its fields.")
 ]
@@ -118,10 +132,11 @@ def verify_audit(
 
 @app.command()
 def budget(
-    ledger: LedgerFile,
-    witness: WitnessFile,
-    key: IdentityFile,
-    policy: PolicyFile,
+    site: SiteChoice = None,
+    ledger: LedgerChoice = None,
+    witness: WitnessChoice = None,
+    key: IdentityChoice = None,
+    policy: PolicyChoice = None,
     create: Annotated[
         bool, typer.Option("--create", help="Begin a new ledger; both files must be absent.")
     ] = False,
@@ -133,18 +148,17 @@ def budget(
     ] = False,
 ) -> None:
     """Show what a site's privacy ledger says was spent, by account and by job, and what is left."""
-    from client.keys import load_identity_key
     from client.ledger import Ledger
-    from client.policy import read_policy
+    from client.site_files import ledger_files
 
-    identity, limit = load_identity_key(key), read_policy(policy).limit
+    files = ledger_files(site, ledger=ledger, witness=witness, key=key, policy=policy)
     if create:
-        Ledger.create(path=ledger, witness=witness, key=identity)
+        Ledger.create(path=files.ledger, witness=files.witness, key=files.key)
     with Ledger(
-        path=ledger,
-        witness=witness,
-        key=identity,
-        limit=limit,
+        path=files.ledger,
+        witness=files.witness,
+        key=files.key,
+        limit=files.policy.limit,
         read_only=not adopt_witness,
         adopt=adopt_witness,
     ) as book:
@@ -170,40 +184,78 @@ def budget(
 
 @app.command()
 def approve(
-    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)],
-    roster: Annotated[Path, typer.Option("--roster", help="The roster that the plan names.")],
-    key: IdentityFile,
-    policy: PolicyFile,
+    plan: Annotated[
+        Path | None, typer.Argument(help="The plan, a TOML file; by default the one that --site names.")
+    ] = None,
+    site: SiteChoice = None,
+    roster: Annotated[Path | None, typer.Option("--roster", help="The roster that the plan names.")] = None,
+    key: IdentityChoice = None,
+    policy: PolicyChoice = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Say in words what a plan would do and cost, who takes part and what changed, and then ask."""
-    from client.approvals import Approvals, RosterMember, describe_roster
-    from client.keys import load_identity_key
-    from client.plan_facts import facts_of
-    from client.policy import describe, read_policy
-    from common.errors import PlanError
-    from common.plan import read_plan
-    from common.roster import read_roster
+    from client.plan_approval import PlanApproval
+    from client.site_files import plan_files
 
-    agreed, members, rules = read_plan(plan), read_roster(roster), read_policy(policy)
-    if agreed.federation.roster_sha256 != members.digest().hex():
-        raise PlanError(
-            f"{plan} is for another roster than {roster}; ask the server for the pair that belongs together."
-        )
-    identity = load_identity_key(key)
-    facts = facts_of(agreed, sites=len(members))
-    rules.check(facts, approved={facts.plan_hash})
-    listed = [
-        RosterMember(name=m.name, fingerprint=m.fingerprint, public_units=m.public_units) for m in members
-    ]
-    approvals = Approvals.load(rules.approvals, identity.public_key())
-    for text in (describe(facts), describe_roster(listed), *approvals.changes(facts, listed)):
+    approval = PlanApproval.of(plan_files(site, plan=plan, roster=roster, key=key, policy=policy))
+    for text in approval.texts:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     if not yes and not typer.confirm("Compare the fingerprints out of band. Approve this plan?"):
         console.print("Nothing was approved.")
         raise typer.Exit(1)
-    approvals.approve(facts, listed, identity)
-    console.print(f"Approved plan {facts.plan_hash[:12]}.", highlight=False)
+    approval.give()
+    console.print(f"Approved plan {approval.facts.plan_hash[:12]}.", highlight=False)
+
+
+@app.command()
+def run(
+    site: SiteFile,
+    supernode: Annotated[
+        str, typer.Option("--supernode", help="`flower` runs flower-supernode; `none` leaves it to you.")
+    ] = "flower",
+) -> None:
+    """Run the site: its agent, and beside it the SuperNode. Ends with Ctrl-C or SIGTERM."""
+    from client.run_command import run_site
+    from client.settings import read_settings
+    from common.validation import require_choice
+
+    settings = read_settings(site)
+    raise typer.Exit(
+        run_site(settings, supernode=require_choice("--supernode", supernode, ("flower", "none")) == "flower")
+    )
+
+
+@app.command(hidden=True)
+def agent(
+    site: SiteFile,
+    ready_fd: Annotated[int | None, typer.Option(help="A pipe that is told when the agent listens.")] = None,
+) -> None:
+    """Run the agent alone; `run` starts this, and starts it again when it dies."""
+    from client.agent_process import run_agent
+    from client.settings import read_settings
+
+    run_agent(read_settings(site), ready=ready_fd)
+
+
+@app.command()
+def declare(
+    site: SiteFile,
+    create: Annotated[
+        bool, typer.Option("--create", help="Begin the ledger too; both its files must be absent.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Open the account of the population that [ledger] describes, signed into the privacy ledger."""
+    from client.declaration import declare_account, describe_account
+    from client.settings import read_settings
+
+    settings = read_settings(site)
+    console.print(describe_account(settings), soft_wrap=True, highlight=False, markup=False)
+    if not yes and not typer.confirm("Is that so, and shall it be signed with the site's key?"):
+        console.print("Nothing was declared.")
+        raise typer.Exit(1)
+    declare_account(settings, create=create)
+    console.print("Declared.", highlight=False)
 
 
 @app.command()

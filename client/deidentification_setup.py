@@ -10,8 +10,8 @@ from presidio_analyzer import EntityRecognizer
 
 from client.deidentification import Deidentification
 from client.deidentification_engine import LANGUAGES, PhiFinder, SiteLists
+from client.deidentification_settings import DeidentificationTable
 from client.keys import read_private, write_new_private
-from client.settings import DeidentificationTable
 from client.surrogates import Surrogates
 from common.errors import DataError, InputError, PlanError, ValidationError
 from common.text_files import read_lines

@@ -14,8 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.deidentification_check import check
+from client.deidentification_settings import DeidentificationTable
 from client.deidentification_setup import build_finder
-from client.settings import DeidentificationTable, read_settings
+from client.settings import read_settings
 from common.errors import InputError
 from common.files import write_private
 from common.host import schema_of

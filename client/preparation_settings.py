@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from client.deidentification_settings import DeidentificationTable
 from client.preprocessing_build import Recipe, recipe_of
 from client.preprocessing_parts import all_phrases, read_phrases
 from common.ingestion_detection import DataFormat, DetectedFormat, named_format
@@ -81,11 +82,20 @@ class PreparationTable(Section):
         paths = {name: folder / value for name, value in values.items() if value is not None}
         return dataclasses.replace(self, **paths)
 
-    def recipe(self, plan: Plan | None, *, on_reject: OnReject | None = None) -> Recipe:
+    def recipe(
+        self,
+        plan: Plan | None,
+        *,
+        deidentification: DeidentificationTable | None = None,
+        device: str = "auto",
+        on_reject: OnReject | None = None,
+    ) -> Recipe:
         """Return the stages of the plan and of this table.
 
         Args:
             plan: The plan, if there is one.
+            deidentification: How the site de-identifies.
+            device: Where a tagger of the de-identification runs.
             on_reject: Receives empty lines of the file of phrases; without it, the first raises.
 
         Raises:
@@ -93,4 +103,10 @@ class PreparationTable(Section):
             DataError: The file of phrases cannot be used.
         """
         listed = read_phrases(self.phrases_file, on_reject=on_reject) if self.phrases_file else []
-        return recipe_of(plan, stages=self.stages, phrases=all_phrases(self.phrases, listed))
+        return recipe_of(
+            plan,
+            stages=self.stages,
+            phrases=all_phrases(self.phrases, listed),
+            deidentification=deidentification,
+            device=device,
+        )

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from client.deidentification_settings import DeidentificationTable
 from client.preparation_labels import source_labels
 from client.preparation_settings import PreparationTable
 from client.preprocessing import Rejected
-from client.preprocessing_build import Recipe, recipe_of
+from client.preprocessing_build import Recipe
 from client.preprocessing_pool import PooledPipeline
 from client.splits import LabelBalance, Splitter, load_split_key, unit_for
 from common.annotations import Counts
@@ -65,6 +66,8 @@ class PrepareJob:
         strict: Stop at the first thing that cannot be used.
         workers: Processes.
         tokens_of: A plan whose word pieces and windows are counted; None counts none.
+        deidentification: How the site de-identifies.
+        device: Where a tagger of the de-identification runs.
     """
 
     source: Path
@@ -74,6 +77,8 @@ class PrepareJob:
     strict: bool = False
     workers: int = 1
     tokens_of: Plan | None = None
+    deidentification: DeidentificationTable | None = None
+    device: str = "auto"
 
     def recipe(self, on_reject: OnReject | None = None) -> Recipe:
         """Return the stages; see `PreparationTable.recipe`."""
@@ -81,10 +86,12 @@ class PrepareJob:
 
     def _stages(self, on_reject: OnReject | None) -> Recipe:
         """Return the stages of the plan and of the site, or the default ones."""
-        if self.plan is None and not self.site.stages:
-            extra = self.site.recipe(None, on_reject=on_reject)
-            return recipe_of(None, stages=DEFAULT_STAGES, phrases=extra.phrases)
-        return self.site.recipe(self.plan, on_reject=on_reject)
+        site = self.site
+        if self.plan is None and not site.stages:
+            site = dataclasses.replace(site, stages=DEFAULT_STAGES)
+        return site.recipe(
+            self.plan, deidentification=self.deidentification, device=self.device, on_reject=on_reject
+        )
 
     def inputs(self) -> dict[str, Path]:
         """Return the file or folder of each split.

@@ -129,6 +129,8 @@ def make_job(
         fractions=fractions,
         strict=strict,
         workers=workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0))),
+        deidentification=None if settings is None else settings.deidentification,
+        device="auto" if settings is None else settings.site.device,
     )
 
 

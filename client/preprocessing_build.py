@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from client.deidentification_settings import DeidentificationTable
 from client.preprocessing import Pipeline, Rejected, Scope, Stage
 from client.preprocessing_duplicates import NearDuplicates
 from client.preprocessing_parts import Boilerplate, RepeatedParts, SectionHeaders, all_phrases
@@ -22,6 +23,7 @@ ACROSS_NOTES = frozenset({"near_duplicates"})
 """Stages that remember notes: one of them sees all notes of a site, in their order."""
 
 TOKENS = "tokenisation"
+DEIDENTIFY = "deidentify"
 
 
 class NoteLength:
@@ -70,12 +72,16 @@ class Recipe:
         phrases: Boilerplate phrases of the site, besides those in `stages`.
         privacy_unit: The unit of a private plan; None where the plan is not private.
         tokens_of: A plan whose word pieces and windows are counted; None counts none.
+        deidentification: How the site de-identifies; a site that says so always does it.
+        device: Where a tagger of the de-identification runs.
     """
 
     stages: tuple[StageChoice, ...] = ()
     phrases: tuple[str, ...] = ()
     privacy_unit: str | None = None
     tokens_of: Plan | None = field(default=None, repr=False)
+    deidentification: DeidentificationTable | None = field(default=None, repr=False)
+    device: str = "auto"
 
     def build(self) -> tuple[Stage, ...]:
         """Make the stages anew; their counts are at zero.
@@ -94,6 +100,8 @@ class Recipe:
         names = [choice.name for choice in choices]
         if self.phrases and "boilerplate" not in names:
             choices = (*choices, StageChoice(name="boilerplate"))
+        if self.deidentification is not None and DEIDENTIFY not in names:
+            choices = _before_copies(choices, StageChoice(name=DEIDENTIFY))
         if choices and "length" not in names:
             # After the cleaning, and before copies are looked for: all empty notes are alike.
             choices = _before_copies(choices, StageChoice(name="length"))
@@ -113,6 +121,8 @@ class Recipe:
             phrases=self.phrases,
             privacy_unit=self.privacy_unit,
             tokens_of=self.tokens_of,
+            deidentification=self.deidentification,
+            device=self.device,
         )
 
 
@@ -127,7 +137,12 @@ class _Part(Recipe):
 
 
 def recipe_of(
-    plan: Plan | None, *, stages: Sequence[StageChoice] = (), phrases: Sequence[str] = ()
+    plan: Plan | None,
+    *,
+    stages: Sequence[StageChoice] = (),
+    phrases: Sequence[str] = (),
+    deidentification: DeidentificationTable | None = None,
+    device: str = "auto",
 ) -> Recipe:
     """Return the plan's stages, and then the site's own.
 
@@ -135,9 +150,12 @@ def recipe_of(
         plan: The plan, if there is one.
         stages: The site's own stages; one that the plan has as well is the plan's.
         phrases: The site's own boilerplate phrases.
+        deidentification: How the site de-identifies.
+        device: Where a tagger of the de-identification runs.
 
     Raises:
-        ValidationError: A private plan would have a stage that looks across units.
+        ValidationError: A private plan would have a stage that looks across units, or a stage lacks what it needs.
+        InputError: A file that the de-identification needs cannot be used.
     """
     agreed = plan.preparation.stages if plan is not None else ()
     names = {choice.name for choice in agreed}
@@ -145,6 +163,8 @@ def recipe_of(
         stages=(*agreed, *(choice for choice in stages if choice.name not in names)),
         phrases=tuple(phrases),
         privacy_unit=plan.privacy.unit if plan is not None and plan.privacy is not None else None,
+        deidentification=deidentification,
+        device=device,
     )
     recipe.build()
     return recipe
@@ -198,6 +218,19 @@ def _sections(recipe: Recipe, options: dict[str, Any]) -> Stage:
     return SectionHeaders(names=dict(options.get("names", ())))
 
 
+def _deidentify(recipe: Recipe, options: dict[str, Any]) -> Stage:
+    """Make the stage that a site's `[deidentification]` describes."""
+    # Presidio comes in here, where it is asked for.
+    from client.deidentification_setup import build_deidentification
+
+    if recipe.deidentification is None:
+        raise ValidationError(
+            "the stage deidentify needs [deidentification] of a site.toml, which says how: mode, languages and lists. "
+            "No site is de-identified by guesses."
+        )
+    return build_deidentification(recipe.deidentification, device=recipe.device)
+
+
 def _tokens(recipe: Recipe, options: dict[str, Any]) -> Stage:
     """Make the stage that counts word pieces."""
     # torch and transformers come in here, where they are asked for.
@@ -219,5 +252,6 @@ _MAKERS: Mapping[str, Callable[[Recipe, dict[str, Any]], Stage]] = {
     "repeated_parts": lambda recipe, options: RepeatedParts(**options),
     "near_duplicates": _near_duplicates,
     "length": lambda recipe, options: NoteLength(**options),
+    DEIDENTIFY: _deidentify,
     TOKENS: _tokens,
 }

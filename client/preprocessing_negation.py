@@ -22,7 +22,8 @@ _WORDS = (
 _CHINESE = "否认|没有|未见|未及|未|无|無|不|非|否|阴性|排除"
 
 _CUE = regex.compile(
-    rf"(?<![\p{{L}}\p{{N}}])(?:{_WORDS}|\p{{L}}+n['’]t)(?![\p{{L}}\p{{N}}])|{_CHINESE}", regex.IGNORECASE
+    rf"(?<![\p{{L}}\p{{M}}\p{{N}}])(?:{_WORDS}|\p{{L}}+n['’]t)(?![\p{{L}}\p{{M}}\p{{N}}])|{_CHINESE}",
+    regex.IGNORECASE,
 )
 
 

@@ -34,15 +34,18 @@ _UNWANTED = regex.compile(
     rf"""
     (?P<ligature>[\uFB00-\uFB06])
     | (?P<line_end>[\x0B\x0C\x85\u2028\u2029])
-    | (?P<separator>[\u200B\uFEFF\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F]+)
-    | (?P<zero_width>[\u00AD\u2060-\u2064\u200E\u200F\u202A-\u202E\u2066-\u2069]+
-        |(?:(?<!{_JOINED}\p{{M}}*)[\u200C\u200D]|[\u200C\u200D](?!{_JOINED}))+)
+    | (?P<invisible>(?:[\u200B\uFEFF\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F]
+        |[\u00AD\u2060-\u2064\u200E\u200F\u202A-\u202E\u2066-\u2069]
+        |(?<!{_JOINED}\p{{M}}*)[\u200C\u200D]|[\u200C\u200D](?!{_JOINED}))+)
     """,
     regex.VERBOSE,
 )
+_CONTROL = regex.compile(r"\p{Cc}")
+# What parts words by the common rule of splitting; other invisible characters stand inside words.
+_SEPARATOR = regex.compile(r"[\p{Cc}\u200B\uFEFF]")
 _UNUSUAL = regex.compile(r"[^\t\n\r\x20-\x7E]")
 _CLUSTER = regex.compile(r"\X")
-_LETTER = regex.compile(r"[\p{L}\p{N}]")
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _UNSPACED = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]")
 
 
@@ -123,11 +126,12 @@ class UnicodeCleaning(Cleaner):
                 replacement = _LIGATURES[found.group()]
             elif kind == "line_end":
                 replacement = "\n"
-            elif kind == "separator":
-                kind = "zero_width" if found.group()[0] in "\u200b\ufeff" else "control"
+            elif _SEPARATOR.search(found.group()):
+                kind = "control" if _CONTROL.search(found.group()) else "zero_width"
                 replacement = " " if _parts_words(text, *found.span()) else ""
-            elif _parts_a_cue(text, *found.span()):
-                replacement = " "
+            else:
+                kind = "zero_width"
+                replacement = " " if _parts_a_cue(text, *found.span()) else ""
             yield kind, Edit(start=found.start(), end=found.end(), replacement=replacement)
 
     def _decomposed(self, text: str) -> Iterable[tuple[str, Edit]]:
@@ -231,7 +235,7 @@ def _parts_words(text: str, start: int, end: int) -> bool:
         return False
     if _UNSPACED.match(before) and _UNSPACED.match(after):
         return False
-    return bool(_LETTER.match(before) or unicodedata.combining(before)) and bool(_LETTER.match(after))
+    return bool(_LETTER.match(before) and _LETTER.match(after))
 
 
 def _parts_a_cue(text: str, start: int, end: int) -> bool:

@@ -2,12 +2,12 @@
 
 Formal meaning
 --------------
-A cell of 1 to `THRESHOLD` - 1 is withheld, and others with it, in the table's own order, until at least two are
-and together they hold at least twice the threshold: else a total known from elsewhere, minus the rest, would tell
-the cell. Withheld cells all look alike, and which one hides another does not depend on its size (the smallest would
-be known to be at most the next one, which bounds what it hides). So a withheld cell, given the table and its total,
-may still have any value from 1 below the threshold. A share is published only with its cell. No extreme, no
-percentile and no mention's text is published.
+A cell of 1 to `THRESHOLD` - 1 is withheld, and others with it, in the table's own order, until at least two
+are and together they hold at least twice the threshold: else a total known from elsewhere, minus the rest,
+would tell the cell. Withheld cells all look alike, and which one hides another does not depend on its size
+(the smallest would be known to be at most the next one, which bounds what it hides). So every withheld cell,
+given the table and its total, may still have any value from 1 below the threshold. A share is published only
+with its cell. No extreme, no percentile and no mention's text is published.
 
 This is *not* differential privacy: it bounds nothing against somebody who knows other tables of the same records, or an
 earlier export. Release one export of a data set, not many.

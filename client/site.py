@@ -61,6 +61,7 @@ class Site:
         identity_key: Signs what secure aggregation and the audit log need signed.
         budget: The privacy ledger and the policy that private plans are held against; None refuses them.
         on_step: Called after each optimizer step, for progress bars on the same machine.
+        admit: Called before each training; raises where the operator has taken the approval back.
     """
 
     def __init__(
@@ -75,8 +76,11 @@ class Site:
         identity_key: Ed25519PrivateKey,
         budget: Budget | None = None,
         on_step: Callable[[str, Progress], None] | None = None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        self.budget = budget
+        self._admit = admit
         self.plan = plan
         self.roster = roster
         self.weight = roster.weight(name)
@@ -146,6 +150,7 @@ class Site:
 
         A retry names the model by its hash alone, and uses the update that is there.
         """
+        self._admit()
         server_round, spool = self._open_round(request)
         secure = self.plan.secure_aggregation.enabled
         if secure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from client.deidentification_settings import DeidentificationTable
 from client.preparation_settings import PreparationTable
 from client.preprocessing_build import prepare_notes
 from common.annotations import Counts
@@ -16,7 +17,12 @@ from common.records import Note
 
 
 def read_training_notes(
-    folder: Path, plan: Plan, preparation: PreparationTable | None = None
+    folder: Path,
+    plan: Plan,
+    preparation: PreparationTable | None = None,
+    *,
+    deidentification: DeidentificationTable | None = None,
+    device: str = "auto",
 ) -> tuple[Note, ...]:
     """Return the notes of a folder's `train`, prepared.
 
@@ -24,6 +30,8 @@ def read_training_notes(
         folder: Holds `train`, a file or a folder.
         plan: Its label schema and `[preparation]` are used.
         preparation: The site's own additions.
+        deidentification: How the site de-identifies.
+        device: Where a tagger of the de-identification runs.
 
     Raises:
         DataError: A file or line is not usable, notes are not annotated, or no note is left.
@@ -39,7 +47,7 @@ def read_training_notes(
     notes = read_split(
         split, schema_of(plan), split="train", counts=counts, table=site.table, detected=site.detected
     )
-    prepared = prepare_notes(notes, site.recipe(plan))
+    prepared = prepare_notes(notes, site.recipe(plan, deidentification=deidentification, device=device))
     if counts["unannotated"]:
         raise DataError(
             f"holds {counts['unannotated']} notes that nobody has annotated; training would take them for notes "

@@ -13,7 +13,7 @@ from rich.console import Console
 from common.errors import FedwardError
 
 # Flower reports usage and looks for updates unless told not to; a hospital's process opens no such connection.
-_QUIET_FLOWER = {
+QUIET_FLOWER = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -25,7 +25,7 @@ _INTERRUPTED = 130
 
 def run_command(app: typer.Typer) -> NoReturn:
     """Run a command line and exit; a fedward error becomes its sentence on standard error, without a traceback."""
-    for name, value in _QUIET_FLOWER.items():
+    for name, value in QUIET_FLOWER.items():
         os.environ.setdefault(name, value)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:

@@ -10,6 +10,7 @@
     │   ├── PolicyError          the site's policy or approvals say no
     │   ├── LedgerError          the privacy ledger says no, or is not whole
     │   └── ProtocolRefused      a message breaks the secure-aggregation rules
+    ├── AgentError               the agent of a site did not answer its relay
     ├── DecodeError              bytes from the wire that do not decode
     ├── AbortError               an attempt at secure aggregation ended early
     └── RoundError               a round could not be completed              exit 1
@@ -106,6 +107,12 @@ class ProtocolRefused(RefusedError):
     """A message breaks the rules of secure aggregation; the attempt is over for this site."""
 
     code = "refused-protocol"
+
+
+class AgentError(FedwardError):
+    """The agent of a site cannot be reached, or went away; asking again later may help."""
+
+    code = "agent-unreachable"
 
 
 class DecodeError(FedwardError):

@@ -25,6 +25,7 @@ from common.validation import require_choice
 
 _PARQUET_MARK = b"PAR1"
 _DELIMITERS = (",", ";", "\t")
+_LINES_LOOKED_AT = 100
 _PRODIGY_KEYS = ("_task_hash", "_input_hash", "answer")
 _KEY = re.compile(r'"((?:[^"\\]|\\.){1,40})"\s*:')
 
@@ -110,11 +111,11 @@ def detect_format(path: Path | str, *, table: TableLayout | None = None) -> Dete
 
 def is_by_line(path: Path) -> bool:
     """Return whether each line of a JSON file is an object of its own, a lone bundle or collection aside."""
-    lines = [line for line in read_head(path).split("\n") if line.strip()]
-    first = _whole(lines[0]) if lines else None
-    if not isinstance(first, dict):
+    head = read_head(path)
+    first = _first_object(head)
+    if first is None:
         return False
-    return len(lines) > 1 or not {"entry", *COLLECTION_KEYS} & set(first)
+    return head.strip().count("\n") > 0 or not {"entry", *COLLECTION_KEYS} & set(first)
 
 
 def delimiter_of(path: Path, table: TableLayout) -> str:
@@ -155,8 +156,9 @@ def _found(found: DataFormat, reason: str) -> DetectedFormat:
 
 def _json_format(path: Path, line: str) -> DetectedFormat:
     """Tell the JSON formats apart by the keys of the first object."""
-    first = _whole(line)
-    keys = set(first) if isinstance(first, dict) else set(_KEY.findall(read_head(path)))
+    head = read_head(path)
+    first = _first_object(head)
+    keys = set(_KEY.findall(head)) if first is None else set(first)
     if "resourceType" in keys:
         return _found(DataFormat.FHIR, "The first object has a resourceType, as FHIR resources have.")
     if keys & {"passages", *COLLECTION_KEYS}:
@@ -169,7 +171,7 @@ def _json_format(path: Path, line: str) -> DetectedFormat:
         raise DataError(
             "is a JSON array; write JSONL, which has one object a line.", path=path, line=1, reason="not-json"
         )
-    if isinstance(first, dict):
+    if first is not None:
         return _line_format(first)
     return _found(DataFormat.JSONL, "The first line opens a JSON object.")
 
@@ -185,13 +187,18 @@ def _line_format(first: Mapping[str, object]) -> DetectedFormat:
     return _found(DataFormat.JSONL, "The first line opens a JSON object.")
 
 
-def _whole(line: str) -> object:
-    """Return the JSON value of a line, or None where the line is not the whole of one."""
-    try:
-        value: object = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value
+def _first_object(head: str) -> Mapping[str, object] | None:
+    """Return the first object that is a line of its own; the first lines may be broken records."""
+    for line in head.split("\n")[:_LINES_LOOKED_AT]:
+        # What an object in lines of its own has inside is indented.
+        if line.startswith("{"):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict) and value:
+                return value
+    return None
 
 
 def _csv_delimiter(line: str, layout: TableLayout) -> str | None:

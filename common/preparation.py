@@ -51,6 +51,8 @@ STAGES: Mapping[str, Mapping[str, Check]] = {
         "min_words": partial(require_int, minimum=3, maximum=100_000),
         "threshold": _SIMILARITY,
     },
+    # How is each site's own: [deidentification] of its site.toml.
+    "deidentify": {},
     "near_duplicates": {
         "within": partial(require_choice, choices=("unit", "site")),
         "unit": partial(require_choice, choices=("record", "document", "patient")),

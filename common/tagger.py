@@ -8,10 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from common.errors import InputError, ModelError, ValidationError
+from common.feature_head import saved_features
 from common.labels import LabelSchema
 from common.model import load_model, model_tags
 from common.prediction import Encoding
 from common.tokenization import load_tokenizer
+from common.word_features import WordFeatures
 
 _MAX_TOKENS = 256
 _STRIDE = 64
@@ -21,7 +23,7 @@ def open_tagger(folder: Path, label_map: Iterable[str] = ()) -> tuple[nn.Module,
     """Open a saved model with what feeds it; the label schema is read from the model's own tags.
 
     Args:
-        folder: A plain Hugging Face folder.
+        folder: A plain Hugging Face folder, with a feature head beside it or without.
         label_map: `source=type` pairs for gold data with other labels.
 
     Raises:
@@ -40,8 +42,13 @@ def open_tagger(folder: Path, label_map: Iterable[str] = ()) -> tuple[nn.Module,
     tokenizer = load_tokenizer(folder, local_files_only=True)
     positions = int(getattr(model.config, "max_position_embeddings", _MAX_TOKENS))
     max_tokens = min(_MAX_TOKENS, positions)
+    features = saved_features(folder)
     return model, Encoding(
-        tokenizer=tokenizer, schema=schema, max_tokens=max_tokens, stride=min(_STRIDE, max_tokens // 4)
+        tokenizer=tokenizer,
+        schema=schema,
+        max_tokens=max_tokens,
+        stride=min(_STRIDE, max_tokens // 4),
+        features=None if features is None else WordFeatures.open(features),
     )
 
 

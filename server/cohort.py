@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from common.errors import RoundError
+from common.errors import AgentError, RoundError
 from common.messages import HELLO, Envelope
 from common.roster import Roster
 from server.exchange import NODE_ERROR, Exchange
@@ -68,8 +68,8 @@ class Cohort:
         hello = Envelope(kind=HELLO, header={"plan_hash": self.plan_hash})
         fresh = dict.fromkeys(sorted(nodes - self.asked), hello)
         for node, reply in self.exchange.to_nodes(fresh, deadline=deadline, group="hello"):
-            # A node that broke down, or was too slow to start, may be well by the next round.
-            if reply.refusal != NODE_ERROR:
+            # A node that broke down, or was too slow to start, may be well by the next round; so may an agent.
+            if reply.refusal not in (NODE_ERROR, AgentError.code):
                 self.asked.add(node)
             self._welcome(node, reply)
         return sorted(self.exchange.nodes)

@@ -1,7 +1,7 @@
 """`fedward-sim bench prepare`: notes a second through every stage, and whether memory stays flat.
 
-Synthetic notes of about 500 words are read from JSONL, cleaned, tokenised, held against each other and written,
-by as many processes as there are cores. All of it counts, the start of the processes included.
+Synthetic notes of about 500 words are read from JSONL, cleaned, de-identified by patterns, tokenised, held against
+each other and written, by as many processes as there are cores. All of it counts, the start of the processes included.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.deidentification_settings import DeidentificationTable
 from client.preparation_settings import PreparationTable
 from client.prepare import PrepareJob, prepare
 from common.ingestion_jsonl import json_line
@@ -77,7 +78,13 @@ def _measure(source: Path, out: Path, count: int) -> dict[str, float]:
     ]
     site = PreparationTable(stages=require_stages("stages", stages), format="jsonl")
     workers = len(os.sched_getaffinity(0))
-    job = PrepareJob(source=source, site=site, workers=workers, tokens_of=plan)
+    job = PrepareJob(
+        source=source,
+        site=site,
+        workers=workers,
+        tokens_of=plan,
+        deidentification=DeidentificationTable(mode="tag"),
+    )
     seen, settled, most = 0, 0.0, 0.0
 
     def on_note() -> None:

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
-from client.preprocessing_build import prepare_notes, recipe_of
+from client.deidentification_settings import DeidentificationTable
+from client.preprocessing_build import DEIDENTIFY, Recipe, prepare_notes, recipe_of
 from client.private_round import Budget
 from client.site import Site
 from common.errors import InputError
@@ -95,7 +96,7 @@ def federate(
             "no round could ever be completed, so raise the one or lower the other."
         )
     # Each site prepares its own notes, as a real one does: no stage sees two sites.
-    shares = [prepare_notes(share, recipe_of(plan)) for share in split_notes(plan, train)]
+    shares = [prepare_notes(share, simulated_recipe(plan)) for share in split_notes(plan, train)]
     names = [f"site-{i + 1}" for i in range(len(shares))]
     keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(
@@ -111,6 +112,12 @@ def federate(
     return SimulatedFederation(
         plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
     )
+
+
+def simulated_recipe(plan: Plan) -> Recipe:
+    """Return the plan's stages for a site without a site file, which de-identifies by English patterns."""
+    asked = any(choice.name == DEIDENTIFY for choice in plan.preparation.stages)
+    return recipe_of(plan, deidentification=DeidentificationTable(mode="tag") if asked else None)
 
 
 def _declared_units(plan: Plan, share: Sequence[Note]) -> int:

@@ -73,7 +73,7 @@ def write_sites(plan: Plan, data: Dataset, out: Path, *, superlink: str = SUPERL
 
 def _write(plan: Plan, data: Dataset, shares: Sequence[Sequence[Note]], out: Path, superlink: str) -> Roster:
     """Write all folders."""
-    members = tuple(_write_site(out / f"site-{n}", notes) for n, notes in enumerate(shares, 1))
+    members = tuple(_write_site(out / f"site-{n}", notes, superlink) for n, notes in enumerate(shares, 1))
     roster = Roster(members)
     write_roster(roster, out / "roster.toml")
     bound = replace(plan, federation=replace(plan.federation, roster_sha256=roster.digest().hex()))
@@ -94,7 +94,7 @@ def _write(plan: Plan, data: Dataset, shares: Sequence[Sequence[Note]], out: Pat
     return roster
 
 
-def _write_site(folder: Path, notes: Sequence[Note]) -> Member:
+def _write_site(folder: Path, notes: Sequence[Note], superlink: str) -> Member:
     """Write one site's folder and return its line of the roster."""
     for part in ("data", "spool"):
         (folder / part).mkdir(parents=True, mode=0o700)
@@ -108,7 +108,8 @@ def _write_site(folder: Path, notes: Sequence[Note]) -> Member:
         "spool": "spool",
         "device": "auto",
     }
-    settings = {"site": site, "keys": {"identity": "identity.pem"}}
+    server = {"address": superlink, "flwr_home": "flower"}
+    settings = {"site": site, "keys": {"identity": "identity.pem"}, "server": server}
     header = "# A trial: without [policy] this site accepts whatever its plan says. Never for real records.\n"
     write_atomically(folder / "site.toml", header + tomli_w.dumps(settings))
     return Member(name=folder.name, identity_key=public, public_units=len(notes))

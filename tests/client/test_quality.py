@@ -38,9 +38,9 @@ def data(make_notes) -> Dataset:
         train[0],
         note_id="evil",
         text=f"{MARK} has gout {MARK} .",
-        spans=(EntitySpan(start=35, end=39, label="Drug"),),
+        spans=(EntitySpan(start=36, end=40, label="Drug"),),
     )
-    assert evil.text[35:39] == "gout"
+    assert evil.text[36:40] == "gout"
     patients = [
         dataclasses.replace(n, patient_id=f"p{i // 3}") for i, n in enumerate([*train, train[1], evil])
     ]
@@ -150,7 +150,8 @@ def test_no_withheld_cell_can_be_told_from_the_table_and_its_total(size):
     checked = 0
     for (shown, total), possible in worlds.items():
         # Sums of one small table say so much by themselves that nothing can be hidden behind them.
-        if total < 2 * threshold:
+        # Above 14 some worlds are not in the product.
+        if not 2 * threshold <= total < 15:
             continue
         for i, cell in enumerate(shown):
             small = {world[i] for world in possible if 0 < world[i] < threshold}

@@ -426,3 +426,15 @@ def test_a_format_can_be_named_and_a_wrong_name_is_refused(tmp_path):
 def test_an_array_of_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match=re.escape("JSON array")):
         detect_format(write(tmp_path / "a", '[{"text": "x"}]'))
+
+
+@pytest.mark.parametrize("make", [prodigy, bioc_lines, fhir_lines, cluener])
+def test_a_broken_first_line_does_not_hide_the_format(tmp_path, make):
+    path = make(tmp_path / "train.data")
+    whole = path.read_text("utf-8").rstrip("\n")
+    expected = detect_format(path).format
+    write(path, whole.partition("\n")[0][:60] + "\n" + whole + "\n")
+    assert detect_format(path).format is expected
+    notes, rejects = tolerant(path)
+    assert mentions(notes[0]) == EXPECTED
+    assert [(reject.reason, reject.line) for reject in rejects] == [("not-json", 1)]

@@ -1,4 +1,4 @@
-"""One real run on loopback: a SuperLink, SuperNodes and `flwr run`, each a process, as docs/flower-run.md says."""
+"""One real run on loopback: a SuperLink, sites and `flwr run`, each a process, as docs/flower-run.md says."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 import common
+from client.declaration import declare_account
+from client.keys import load_identity_key
+from client.ledger import Ledger
+from client.plan_approval import PlanApproval
+from client.settings import read_settings
+from client.site_files import plan_files
+from common.audit_log import verify
 from simulation.sites import write_sites
 
 ROOT = Path(common.__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-SITES = 2
+SITES = 3
 SECONDS = 900.0
 
 pytestmark = [
@@ -144,41 +153,87 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_superlink_supernodes_and_flwr_run(start, tmp_path, make_plan, make_data):
-    plan = make_plan(
-        federation__rounds=1,
-        federation__minimum_cohort=SITES,
-        federation__train_deadline=SECONDS,
-        federation__exchange_deadline=SECONDS,
-        simulation__sites=SITES,
-    )
-    link, *nodes = free_ports(1 + SITES)
-    local = tmp_path / "local"
-    write_sites(plan, make_data(), local, superlink=f"127.0.0.1:{link}")
-    alive = {
-        "superlink": start(
-            "superlink",
-            "flower-superlink",
-            "--insecure",
-            "--port",
-            link,
-            home=tmp_path / "link",
-            cwd=tmp_path,
-        )
+PRIVATE_AND_SECURE = {
+    "privacy__unit": "record",
+    "privacy__q": 0.5,
+    "privacy__steps": 4,
+    "privacy__noise_multiplier": 1.0,
+    "secure_aggregation__enabled": True,
+    "federation__rounds": 2,
+    "federation__minimum_cohort": SITES,
+    "federation__train_deadline": SECONDS,
+    "federation__exchange_deadline": SECONDS,
+    "simulation__sites": SITES,
+}
+POLICY = {
+    "max_epsilon": 500.0,
+    "max_delta": 1e-5,
+    "approvals": "approvals.json",
+    "required_unit": "record",
+    "min_noise_multiplier": 0.5,
+}
+
+
+def write_out(site: Path) -> None:
+    """Give a site a policy and a ledger; declare its population and approve its plan, as its operator would."""
+    path = site / "site.toml"
+    ledger = {
+        "path": "ledger/ledger.db",
+        "witness": "witness/head.json",
+        "account": "wards",
+        "unit": "record",
+        "delta": 1e-5,
+        "declaration": "All records of this made-up site.",
     }
+    table = tomllib.loads(path.read_text(encoding="utf-8")) | {"policy": POLICY, "ledger": ledger}
+    table["agent"] = {"log": "agent.log"}
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    declare_account(read_settings(path), create=True)
+    files = plan_files(path, plan=None, roster=None, key=None, policy=None)
+    PlanApproval.of(files).give()
+
+
+def jobs_of(site: Path) -> list[tuple[int, int]]:
+    """Return rounds and charges of every job in a site's ledger."""
+    settings = read_settings(site / "site.toml")
+    key = load_identity_key(settings.keys.identity)
+    assert settings.ledger is not None
+    assert settings.policy is not None
+    with Ledger(
+        path=settings.ledger.path,
+        witness=settings.ledger.witness,
+        key=key,
+        limit=settings.policy.limit,
+        read_only=True,
+    ) as ledger:
+        return [(job.rounds, job.charges) for job in ledger.by_job()]
+
+
+def audited(site: Path) -> list[str]:
+    """Return what a site's audit log, whose chain and signatures hold, says it did."""
+    key = load_identity_key(site / "identity.pem").public_key()
+    entries = verify(site / "spool" / "audit.jsonl", key=key)
+    return [str(entry.values.get("stage", entry.kind)) for entry in entries]
+
+
+def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
+    """Secure aggregation and privacy, two rounds; every process a real one."""
+    link, *_ = free_ports(1)
+    local = tmp_path / "f"
+    write_sites(make_plan(**PRIVATE_AND_SECURE), make_data(), local, superlink=f"127.0.0.1:{link}")
+    options = ("--insecure", "--port", link)
+    superlink = start("superlink", "flower-superlink", *options, home=tmp_path / "link", cwd=tmp_path)
+    alive = {"superlink": superlink}
     wait_for("SuperLink", lambda: listens(link), tmp_path, alive=alive)
-    for number, port in enumerate(nodes, 1):
-        site = local / f"site-{number}"
+    sites = [local / f"site-{number}" for number in range(1, SITES + 1)]
+    for site in sites:
+        write_out(site)
         alive[site.name] = start(
             site.name,
-            "flower-supernode",
-            "--insecure",
-            "--superlink",
-            f"127.0.0.1:{link}",
-            "--port",
-            port,
-            "--node-config",
-            f'site="{site / "site.toml"}"',
+            "fedward-site",
+            "run",
+            "--site",
+            site / "site.toml",
             home=site / "flower",
             cwd=site,
         )
@@ -197,7 +252,19 @@ def test_superlink_supernodes_and_flwr_run(start, tmp_path, make_plan, make_data
     result = local / "run" / "result.json"
     wait_for("result", result.exists, tmp_path, alive=alive)
     found = json.loads(result.read_text(encoding="utf-8"))
-    assert (found["rounds"], found["sites"], found["secure_aggregation"]) == (1, SITES, False)
-    (row,) = (local / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(row)["sites"] == ["site-1", "site-2"]
+    assert (found["rounds"], found["sites"], found["secure_aggregation"]) == (2, SITES, True)
+    rows = [json.loads(line) for line in (local / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [row["sites"] for row in rows] == [[site.name for site in sites]] * 2
     assert (local / "run" / "model" / "config.json").is_file()
+    for site in sites:
+        assert found["privacy"][site.name]["epsilon"] > 0
+        assert jobs_of(site) == [(2, 2)]
+        stages = ["charge", "advertise", "share-keys", "upload", "confirm", "unmask"]
+        assert audited(site) == ["approval", *stages, *stages]
+        # One process held records, keys, masks and model from the first message to the last.
+        log = [json.loads(line) for line in (site / "agent.log").read_text("utf-8").splitlines()]
+        assert sum("listens on" in line["message"] for line in log) == 1
+        assert any(line["message"].startswith("Isolation is off") for line in log)
+        alive[site.name].terminate()
+        assert alive[site.name].wait(timeout=60) == 0
+        assert not (site / "run" / "agent.sock").exists()

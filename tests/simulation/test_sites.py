@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client.settings import introduce, open_site, read_settings
+from client.opening import open_site
+from client.settings import read_settings
 from common.errors import InputError
 from common.host import schema_of
 from common.ingestion import read_split
@@ -73,10 +74,11 @@ def test_notes_come_back_as_they_were(tmp_path, make_plan):
 def test_a_site_file_opens_the_site(written):
     for number in (1, 2, 3):
         path = written / f"site-{number}" / "site.toml"
-        assert introduce(path).header["site"] == f"site-{number}"
-        assert read_settings(path).site.plan.resolve() == written / "plan.toml"
-    site = open_site(written / "site-2" / "site.toml")
-    assert len(site.examples()) >= 12
+        settings = read_settings(path)
+        assert settings.site.plan.resolve() == written / "plan.toml"
+        with open_site(settings) as site:
+            assert site.name == f"site-{number}"
+            assert len(site.examples()) >= 12
 
 
 def test_flower_finds_the_superlink(tmp_path, make_plan, make_data):

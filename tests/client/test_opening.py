@@ -1,0 +1,140 @@
+"""From a site file to its site: what belongs together, what is refused, and a private plan's ledger."""
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from client.approvals import Approvals
+from client.keys import load_identity_key, make_identity_key
+from client.opening import open_site
+from client.plan_facts import facts_of
+from client.settings import read_settings
+from common.errors import DataError, InputError, PlanError, PolicyError
+from common.messages import HELLO, Envelope
+from common.plan import read_plan
+from common.roster import Member, Roster, write_roster
+
+POLICY = {"max_epsilon": 1.0, "max_delta": 1e-5, "approvals": "approvals.json", "required_unit": "none"}
+OPEN = POLICY | {"secure_aggregation_mandatory": False, "min_cohort": 1}
+
+
+@pytest.fixture
+def site(tmp_path, make_plan, data_folder):
+    """A site's folder with everything in it; returns its site.toml."""
+    public = make_identity_key(tmp_path / "identity.pem")
+    roster = Roster((Member(name="st-mary", identity_key=public),))
+    write_roster(roster, tmp_path / "roster.toml")
+    plan = make_plan(federation__roster_sha256=roster.digest().hex())
+    (tmp_path / "plan.toml").write_text(plan.to_toml(), encoding="utf-8")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "train.jsonl").write_bytes((data_folder / "train.jsonl").read_bytes())
+    path = tmp_path / "site.toml"
+    table = {
+        "site": {
+            "name": "st-mary",
+            "data": "records",
+            "roster": "roster.toml",
+            "spool": "spool",
+            "plan": "plan.toml",
+            "device": "cpu",
+        },
+        "keys": {"identity": "identity.pem"},
+    }
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    return path
+
+
+def change(path: Path, section: str, **values: object) -> None:
+    """Set keys of a table of the file; None removes one."""
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    changed = table.get(section, {}) | values
+    table[section] = {key: value for key, value in changed.items() if value is not None}
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def opened(path: Path):
+    """Open the site of a file and close it again; return it."""
+    with open_site(read_settings(path)) as site:
+        return site
+
+
+def test_a_site_opens(site):
+    with open_site(read_settings(os.path.relpath(site))) as found:
+        assert found.handle(Envelope(kind=HELLO)).header["site"] == "st-mary"
+        assert found.examples()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (lambda s: change(s, "site", name="st-john"), PlanError, "no such member"),
+        (lambda s: change(s, "site", roster="r.toml"), PlanError, "roster cannot be read"),
+        (lambda s: change(s, "site", data="nowhere"), DataError, "is not a folder"),
+        (lambda s: (s.parent / "records" / "train.jsonl").unlink(), DataError, "has no split train"),
+        (lambda s: (s.parent / "identity.pem").chmod(0o644), InputError, "chmod 600"),
+    ],
+)
+def test_what_cannot_be_opened(site, spoil, error, said):
+    spoil(site)
+    with pytest.raises(error, match=said):
+        opened(site)
+    assert not (site.parent / "spool").exists()
+
+
+def test_a_key_that_the_roster_does_not_list_is_refused(site):
+    make_identity_key(site.parent / "other.pem")
+    change(site, "keys", identity="other.pem")
+    with pytest.raises(PlanError, match=r"keys\.identity is not the key that .* lists for st-mary"):
+        opened(site)
+
+
+def test_an_exchanged_roster_is_refused(site):
+    """A server that adds a member of its own makes another roster than the plan's."""
+    key = load_identity_key(site.parent / "identity.pem").public_key().public_bytes_raw()
+    ours = Member(name="st-mary", identity_key=key)
+    write_roster(Roster((ours, Member(name="x", identity_key=bytes(32)))), site.parent / "roster.toml")
+    with pytest.raises(PlanError, match="is for the roster with"):
+        opened(site)
+
+
+def test_a_plan_without_a_roster_is_refused(site, make_plan):
+    (site.parent / "plan.toml").write_text(make_plan().to_toml(), encoding="utf-8")
+    with pytest.raises(PlanError, match="names no roster"):
+        opened(site)
+
+
+def test_the_policy_wins(site):
+    change(site, "policy", **POLICY)
+    with pytest.raises(PolicyError, match="secure_aggregation_mandatory"):
+        opened(site)
+
+
+def test_a_plan_is_opened_once_it_is_approved(site):
+    change(site, "policy", **OPEN)
+    with pytest.raises(PolicyError, match="has not approved this plan"):
+        opened(site)
+    key = load_identity_key(site.parent / "identity.pem")
+    plan = read_plan(site.parent / "plan.toml")
+    approvals = Approvals.load(site.parent / "approvals.json", key.public_key())
+    approvals.approve(facts_of(plan, sites=1), (), key)
+    assert opened(site).plan.hash == plan.hash
+
+
+def test_facts_of_a_private_plan(make_plan):
+    plan = make_plan(
+        privacy__noise_multiplier=1.0, privacy__steps=4, privacy__q=0.1, privacy__reserve_rounds=1
+    )
+    facts = facts_of(plan, sites=3)
+    assert (facts.unit, facts.most_steps, facts.noise_multiplier) == ("record", 6, 1.0)
+    assert facts.epsilon is not None
+    longer = replace(plan, privacy=replace(plan.privacy, reserve_rounds=0))
+    cheaper = facts_of(longer, sites=3).epsilon
+    assert cheaper is not None
+    assert cheaper < facts.epsilon
+    target = replace(plan.privacy, noise_multiplier=0.0, target_epsilon=facts.epsilon)
+    calibrated = facts_of(replace(plan, privacy=target), sites=3)
+    assert calibrated.noise_multiplier == pytest.approx(1.0, rel=2e-3)
