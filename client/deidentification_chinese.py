@@ -94,7 +94,7 @@ CHINESE = LanguagePatterns(
 """Names by label, title or surname; dates, ages in digits or words, numbers by label, addresses, hospitals."""
 
 
-class ResidentNumbers(PatternRecognizer):  # type: ignore[misc]
+class ResidentNumbers(PatternRecognizer):
     """The 18 characters of a resident's identity number (GB 11643-1999), by its check digit."""
 
     _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)

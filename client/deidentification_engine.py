@@ -6,7 +6,7 @@ model; our patterns name their labels themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ from common.validation import require_choice
 LANGUAGES: Mapping[str, LanguagePatterns] = {one.code: one for one in (ENGLISH, SPANISH, CHINESE)}
 
 _ANY_DIGITS = r"\d{2}"
-_OWN: Mapping[str, Sequence[tuple[type[PatternRecognizer], str]]] = {
+_OWN: Mapping[str, Sequence[tuple[Callable[[], PatternRecognizer], str]]] = {
     "en": (
         (UsSsnRecognizer, r"\d{3}[- .]?\d{2}[- .]?\d{4}"),
         (UsMbiRecognizer, r"\d[A-Z][A-Z\d]\d"),
@@ -65,7 +65,7 @@ _OWN: Mapping[str, Sequence[tuple[type[PatternRecognizer], str]]] = {
 }
 """Presidio's recognisers of a country's numbers, and what a text must hold for them to be run."""
 
-_SHARED: Sequence[tuple[type[PatternRecognizer], str, int | None]] = (
+_SHARED: Sequence[tuple[Callable[[], PatternRecognizer], str, int | None]] = (
     (DateRecognizer, r"\d[-/.]\d|\d-[A-Za-z]{3}|[A-Za-z]{3}-\d", 40),
     (IpRecognizer, r"\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:", 60),
     (UrlRecognizer, r"://|(?i:www\.)", 500),
@@ -149,7 +149,7 @@ class PhiFinder:
         )
 
 
-class _NoContext(ContextAwareEnhancer):  # type: ignore[misc]
+class _NoContext(ContextAwareEnhancer):
     """Leaves scores as they are; Presidio's own copies every result to no end where there are no lemmas."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ _WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 _HAN = regex.compile(r"\p{Han}")
 
 
-class CompiledRecognizer(LocalRecognizer):  # type: ignore[misc]
+class CompiledRecognizer(LocalRecognizer):
     """Runs the patterns and the checks of a Presidio pattern recogniser.
 
     Args:
@@ -61,7 +61,7 @@ class CompiledRecognizer(LocalRecognizer):  # type: ignore[misc]
         self._patterns = [
             (regex.compile(pattern.regex, flags=flags), float(pattern.score)) for pattern in inner.patterns
         ]
-        super().__init__(supported_entities=[kind], name=inner.name, supported_language=LANGUAGE)
+        super().__init__(supported_entities=[kind], name=type(inner).__name__, supported_language=LANGUAGE)
 
     def load(self) -> None:
         """There is nothing to load."""
@@ -122,7 +122,7 @@ class CompiledRecognizer(LocalRecognizer):  # type: ignore[misc]
         return 0.0 if self._inner.invalidate_result(found) else score
 
 
-class CasedPatterns(PatternRecognizer):  # type: ignore[misc]
+class CasedPatterns(PatternRecognizer):
     """Patterns of one PHI type whose letters count as they are written, unlike Presidio's default."""
 
     def __init__(self, kind: str, name: str, patterns: Sequence[tuple[str, float]]) -> None:
@@ -137,7 +137,7 @@ class CasedPatterns(PatternRecognizer):  # type: ignore[misc]
         )
 
 
-class OfflineEmails(EmailRecognizer):  # type: ignore[misc]
+class OfflineEmails(EmailRecognizer):
     """Presidio's e-mail recogniser on the public-suffix list that `tldextract` ships: it fetches nothing.
 
     An address under a domain that is not public (`ward@clinic.local`) is reported too; Presidio drops it.
@@ -155,7 +155,7 @@ class OfflineEmails(EmailRecognizer):  # type: ignore[misc]
         return True if self._suffixes(pattern_text).fqdn else None
 
 
-class PhoneNumbers(PatternRecognizer):  # type: ignore[misc]
+class PhoneNumbers(PatternRecognizer):
     """Runs of digits that `phonenumbers`, which Presidio rests on, takes for a valid number of a region.
 
     Presidio's own recogniser searches the text once for each region; here the candidates are found once.
@@ -186,7 +186,7 @@ class PhoneNumbers(PatternRecognizer):  # type: ignore[misc]
         return False
 
 
-class TermRecognizer(LocalRecognizer):  # type: ignore[misc]
+class TermRecognizer(LocalRecognizer):
     """Finds the terms of a site's list, whatever their case; terms in Chinese need no word border.
 
     Args:

@@ -20,7 +20,7 @@ SCORE = 0.7
 """How sure a tagger counts: surer than a shape, less sure than a label."""
 
 
-class TaggerRecognizer(LocalRecognizer):  # type: ignore[misc]
+class TaggerRecognizer(LocalRecognizer):
     """Reports what a trained model tags.
 
     Args:

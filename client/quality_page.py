@@ -19,7 +19,8 @@ from common.report_style import STYLE
 
 # The page cannot fetch or run anything, even if a text slipped past the escaping.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-_MOST_CANDIDATES: Final = 50
+_SHOWN: Final = 15
+_FOLDED: Final = 85
 _MOST_BARS: Final = 14
 
 
@@ -119,7 +120,7 @@ def _sizes(facts: Mapping[str, Any]) -> str:
         "<p class='note'>Widened: a mention ended inside a word and reaches to its border in training. Lost: it "
         "covers no word of its own.</p>"
     )
-    chart = _bins("Notes by length", facts["lengths"], axis="words", unit="notes")
+    chart = _bins("Notes by length", facts["lengths"], axis="words from", unit="notes")
     return f"{table(heads, rows)}{note}<div class='charts'>{chart}{_rates(facts)}</div>"
 
 
@@ -196,19 +197,20 @@ def _suspicions(report: QualityReport) -> str:
         + ("" if agreement is None else f"; it agrees with {agreement:.1%} of the annotated words")
         + ". A candidate is a question to an annotator, not an error.</p>"
     )
-    shown = report.labels.candidates[:_MOST_CANDIDATES]
-    if not shown:
+    found = [_suspicion(one) for one in report.labels.candidates[: _SHOWN + _FOLDED]]
+    if not found:
         return told
     heads = _heads("Note", "Given", "Expected", "Margin", "In context", numbers=(3,))
-    rows = [_suspicion(one) for one in shown]
-    rest = len(report.labels.candidates) - len(shown)
-    more = f"<p class='note'>{rest:,} more are not shown.</p>" if rest else ""
+    folded = found[_SHOWN:]
+    more = details(f"{len(folded)} more", table(heads, folded)) if folded else ""
+    rest = len(report.labels.candidates) - len(found)
+    more += f"<p class='note'>{rest:,} further ones are not shown.</p>" if rest else ""
     changes = "".join(
         f"<dt>{escape(name)}</dt><dd>{number:,}</dd>"
         for name, number in list(check["by_change"].items())[:20]
     )
     summary = details("By kind of change", f"<dl class='pairs'>{changes}</dl>")
-    return f"{told}{table(heads, rows)}{more}{summary}"
+    return f"{told}{table(heads, found[:_SHOWN])}{more}{summary}"
 
 
 def _suspicion(one: Suspicion) -> str:
@@ -323,7 +325,9 @@ def _bins(title: str, bins: Mapping[str, int], *, axis: str, unit: str) -> str:
     """Return a histogram."""
     shown = {name: number for name, number in bins.items() if name != "0" or number}
     values: list[float | None] = [float(number) for number in shown.values()]
-    return bar_chart(title, list(shown), [Series(name=unit, values=values)], unit=unit, axis=axis)
+    # Below the bars stands where each begins: the whole names would run into each other.
+    names = [name.split("-")[0] for name in shown]
+    return bar_chart(title, names, [Series(name=unit, values=values)], unit=unit, axis=axis)
 
 
 def _heads(first: str, *rest: str, numbers: Sequence[int] | None = None) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 STYLE: Final = """
-.tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
-.tile.hero b { font-size: 34px; }
+.tiles { grid-template-columns: repeat(7, minmax(0, 1fr)); }
+.tile.hero b { font-size: 28px; }
+section > .wide, section > .charts { margin-top: 12px; }
+@media (max-width: 1000px) { .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+@media (max-width: 560px) { .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 section h3 { margin: 22px 0 8px; font-size: 15px; }
 .stays {
   border: 1px solid var(--rule); border-left: 4px solid var(--accent); border-radius: 8px; background: var(--card);
