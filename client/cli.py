@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.cli_enrol import enrol
 from common.command import run_command
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ keys = typer.Typer(help="The site's identity key.", no_args_is_help=True)
 audit = typer.Typer(help="The site's audit log.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.command()(enrol)
 console = Console()
 
 KeyFile = Annotated[Path, typer.Argument(help="The key file, PEM.", show_default=False)]
@@ -76,6 +78,19 @@ def show_key(
         load_identity_key(path, passphrase=secret.encode() if secret else None)
         .public_key()
         .public_bytes_raw()
+    )
+
+
+@keys.command("secret")
+def new_secret(path: KeyFile) -> None:
+    """Make the secret that surrogates and date offsets are derived from (file mode 0600)."""
+    from client.deidentification_setup import make_site_secret
+
+    make_site_secret(path)
+    console.print(
+        f"The secret is in {path}. Whoever has it can test guesses about replaced names and undo date shifts: "
+        "keep it like a key, and keep it, or surrogates change.",
+        soft_wrap=True,
     )
 
 
@@ -241,6 +256,137 @@ def declare(
         raise typer.Exit(1)
     declare_account(settings, create=create)
     console.print("Declared.", highlight=False)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option("--out", help="Folder for quality.html and quality.json, mode 0600.")],
+    site: Annotated[
+        Path | None, typer.Option("--site", help="The site.toml: its data, plan and key.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with train, and devel and test where there are.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="The plan, for its labels and encoder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="File for what may leave the site: small cells withheld.")
+    ] = None,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Release the export; asked once more, and signed in the audit log."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    compare: Annotated[
+        list[Path] | None, typer.Option("--compare", help="Exports of other sites, shown beside.")
+    ] = None,
+) -> None:
+    """Report on the quality of a site's data: a page that stays at the site, and an export that is released."""
+    from client.report_command import run_report, source_of
+
+    run_report(
+        source_of(site, data, plan),
+        out=out,
+        export=export,
+        release=release,
+        confirmed=yes,
+        compare=compare or (),
+        console=console,
+    )
+
+
+@app.command("deidentify-check")
+def deidentify_check(
+    data: Annotated[Path, typer.Option("--data", help="Folder with a split whose entities are gold PHI.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", help="Declares the PHI types and maps the corpus's labels.")
+    ],
+    json_file: Annotated[Path, typer.Option("--json", help="Where the numbers go, mode 0600.")],
+    site: Annotated[
+        Path | None, typer.Option("--site", help="A site.toml; its [deidentification] is checked.")
+    ] = None,
+    tagger: Annotated[
+        Path | None, typer.Option("--tagger", help="Folder of a trained tagger, checked beside the patterns.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, devel or test.")] = "devel",
+    language: Annotated[
+        list[str] | None, typer.Option("--language", help="en, es or zh; may be given twice.")
+    ] = None,
+) -> None:
+    """Measure recall and precision of de-identification where gold PHI exists: patterns, tagger and both."""
+    from client.deidentify_command import run_check
+    from common.ingestion import SPLIT_NAMES
+    from common.validation import require_choice
+
+    require_choice("--split", split, SPLIT_NAMES)
+    run_check(
+        data=data,
+        plan=plan,
+        split=split,
+        site=site,
+        tagger=tagger,
+        languages=tuple(language or ()),
+        json_file=json_file,
+        console=console,
+    )
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        Path, typer.Argument(help="A file or folder of records in any format.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder for the prepared notes.", show_default=False)
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="The site.toml: its plan, and its own [preparation].")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="The plan, whose [preparation] is applied.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show on this terminal what each stage does to a few notes.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")
+    ] = False,
+    data_format: Annotated[str, typer.Option("--format", help="auto, or a format's name.")] = "auto",
+    split: Annotated[
+        str, typer.Option("--split", help="Divide into train, devel and test: 0.8,0.1,0.1.")
+    ] = "",
+    split_key: Annotated[
+        Path | None, typer.Option("--split-key", help="The secret key of the division; made if absent.")
+    ] = None,
+    split_by: Annotated[
+        str, typer.Option("--split-by", help="patient, document or record; the largest by default.")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes; 0 for one a core.", min=0, max=256)
+    ] = 0,
+    sample: Annotated[int, typer.Option("--sample", help="Notes that --dry-run shows.", min=1)] = 3,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Count word pieces and windows of the plan's encoder.")
+    ] = False,
+) -> None:
+    """Read records in any format, clean them, and write JSONL for training; list what cannot be used."""
+    from client.prepare_command import run_prepare
+
+    run_prepare(
+        console,
+        source,
+        out=out,
+        site=site,
+        plan=plan,
+        dry_run=dry_run,
+        strict=strict,
+        data_format=data_format,
+        split=split,
+        split_key=split_key,
+        split_by=split_by,
+        workers=workers,
+        sample=sample,
+        tokens=tokens,
+    )
 
 
 def main() -> None:

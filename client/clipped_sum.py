@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from client.clip_rule import ClipRule
 from client.layer_gradients import Sums
 from client.sampling import IGNORED_LABEL, PhysicalBatch
+from common.embeddings import shifted_embeddings
 from common.errors import ModelError, ValidationError
 
 # Gives the loss of each window, `(windows,)`, from the model and a batch.
@@ -28,7 +29,8 @@ def token_loss(model: nn.Module, batch: PhysicalBatch) -> Tensor:
         model: A Hugging Face token classifier.
         batch: The windows.
     """
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+    with shifted_embeddings(model, batch.offsets):
+        logits = model(**batch.inputs).logits.float()
     losses = F.cross_entropy(
         logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )

@@ -40,7 +40,7 @@ def make_identity_key(path: Path, *, passphrase: bytes | None = None) -> bytes:
     if passphrase is not None:
         protection = BestAvailableEncryption(passphrase)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
-    _write_new(path, pem)
+    write_new_private(path, pem)
     return key.public_key().public_bytes_raw()
 
 
@@ -51,7 +51,7 @@ def load_identity_key(path: Path, *, passphrase: bytes | None = None) -> Ed25519
         InputError: The file is missing, others may read or write it, the passphrase does not open it, or
             it holds something else.
     """
-    pem = _read_private(path)
+    pem = read_private(path)
     try:
         key = load_pem_private_key(pem, passphrase)
     except TypeError:
@@ -70,14 +70,23 @@ def load_identity_key(path: Path, *, passphrase: bytes | None = None) -> Ed25519
     return key
 
 
-def _write_new(path: Path, content: bytes) -> None:
-    """Create a 0600 file, flushed to disk; never replace one."""
+def write_new_private(path: Path, content: bytes, *, what: str = "identity key") -> None:
+    """Create a 0600 file, flushed to disk; never replace one.
+
+    Args:
+        path: The new file.
+        content: A key.
+        what: What to call it in a message.
+
+    Raises:
+        InputError: The file exists or cannot be made.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        raise InputError(f"{path}: a file is there already; an identity key is never overwritten.") from None
+        raise InputError(f"{path}: a file is there already; the {what} is never overwritten.") from None
     except OSError as error:
-        raise InputError(f"{path}: the identity key cannot be written ({error.strerror}).") from None
+        raise InputError(f"{path}: the {what} cannot be written ({error.strerror}).") from None
     with os.fdopen(handle, "wb") as out:
         os.fchmod(out.fileno(), 0o600)
         out.write(content)
@@ -85,16 +94,24 @@ def _write_new(path: Path, content: bytes) -> None:
         os.fsync(out.fileno())
 
 
-def _read_private(path: Path) -> bytes:
-    """Return the content of a file that nobody but its owner may touch."""
+def read_private(path: Path, *, what: str = "identity key") -> bytes:
+    """Return the content of a file that nobody but its owner may touch.
+
+    Args:
+        path: The file.
+        what: What to call it in a message.
+
+    Raises:
+        InputError: It cannot be read, or others have access.
+    """
     try:
         with path.open("rb") as source:
             mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode)
             if mode & 0o077:
                 raise InputError(
-                    f"{path}: the identity key has mode {mode:04o}; others must not have access. Run "
+                    f"{path}: the {what} has mode {mode:04o}; others must not have access. Run "
                     f"'chmod 600 {path}'."
                 )
             return source.read(65_536)
     except OSError as error:
-        raise InputError(f"{path}: the identity key cannot be read ({error.strerror}).") from None
+        raise InputError(f"{path}: the {what} cannot be read ({error.strerror}).") from None

@@ -16,10 +16,8 @@ from client.approvals import Approvals
 from client.keys import load_identity_key
 from client.plan_facts import facts_of
 from client.settings import SiteSettings
-from common.errors import DataError, LedgerError, PlanError, PolicyError
-from common.ingestion import find_split, read_split
+from common.errors import LedgerError, PlanError, PolicyError
 from common.plan import Plan, read_plan
-from common.records import Note
 from common.roster import Roster, read_roster
 
 if TYPE_CHECKING:
@@ -46,6 +44,7 @@ def open_site(
     """
     # torch comes in here, in the process that trains.
     from client.site import Site
+    from client.training_notes import read_training_notes
     from common.host import ModelHost
 
     site = settings.site
@@ -53,7 +52,13 @@ def open_site(
     key = checked_key(settings, plan, roster)
     with ExitStack() as stack:
         budget = _budget(settings, plan, key, stack)
-        notes = _training_notes(settings, plan)
+        notes = read_training_notes(
+            site.data,
+            plan,
+            settings.preparation,
+            deidentification=settings.deidentification,
+            device=site.device,
+        )
         site.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield Site(
             name=site.name,
@@ -143,16 +148,3 @@ def _budget(settings: SiteSettings, plan: Plan, key: Ed25519PrivateKey, stack: E
         )
     approved = Approvals.load(settings.policy.approvals, key.public_key())
     return Budget(ledger=ledger, account=declared.name, policy=settings.policy, approved=approved)
-
-
-def _training_notes(settings: SiteSettings, plan: Plan) -> tuple[Note, ...]:
-    """Read the site's training notes."""
-    from common.host import schema_of
-
-    split = find_split(settings.site.data, "train")
-    if split is None:
-        raise DataError(
-            "has no split train; add a file or a folder called train, with any extension.",
-            path=settings.site.data,
-        )
-    return tuple(read_split(split, schema_of(plan), split="train"))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from client.augmentation import Augmenter, UnitViews
 from client.heap import keep_freed_memory
 from client.ledger import Charge, Ledger, Receipt, SignedHead
 from client.plan_facts import facts_of
@@ -137,6 +138,7 @@ class PrivateTraining:
         self.on_charge = on_charge
         device = next(host.model.parameters()).device
         self.recipe = PrivateRecipe.of(plan, public_units=roster.member(name).public_units, device=device)
+        self._augmenter = Augmenter.of(plan, ())
         keep_freed_memory()
         with host.lock:
             self._trainer().check()
@@ -215,7 +217,22 @@ class PrivateTraining:
 
     def _trainer(self) -> PrivateTrainer:
         """Return a trainer with fresh secret randomness."""
-        return PrivateTrainer(self.host.model, self.recipe, pad_id=self.host.encoding.pad_id)
+        return PrivateTrainer(
+            self.host.model, self.recipe, pad_id=self.host.encoding.pad_id, views=self._views()
+        )
+
+    def _views(self) -> UnitViews | None:
+        """Return what makes the views of drawn units, with fresh secret randomness."""
+        if self._augmenter is None:
+            return None
+        return UnitViews(
+            self._augmenter,
+            notes=self.records.notes,
+            encoding=self.host.encoding,
+            unit=private_section(self.plan).unit,
+            max_windows=self.recipe.max_windows,
+            window_key=self.recipe.window_key,
+        )
 
 
 def _parse_head(text: str) -> SignedHead | None:

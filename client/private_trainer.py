@@ -6,20 +6,23 @@ the mechanism that the ledger is charged with. Adapter module (torch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from client.adversarial import UnitAdversary
 from client.clip_rule import ClipRule
 from client.clipped_sum import ClippingEngine
 from client.clipping import make_engine
 from client.noise import noised_mean, secret_dropout
 from client.sampling import PhysicalBatch, PoissonSampler, Unit, group_units, physical_batches
+from common.errors import ModelError
 from common.mechanisms import Mechanism, PoissonSubsampledGaussian
-from common.model import autocast_dtype
+from common.model import HEAD, autocast_dtype
 from common.plan import Plan, Training
 from common.private_plan import denominator, private_section, round_mechanism
 from common.records import Example
@@ -48,8 +51,10 @@ class PrivateRecipe:
         token_budget: Most padded tokens in memory at once; no part of the claim.
         averaging: Decay of the exponential average over the round's weights; 0 takes the last.
         optimizer: `adam` or `sgd`, for the noised gradients.
+        trained: What the noised steps change: `all`, `layers` or `biases`; the rest of the model stays as it is.
         total_steps: Steps of the whole plan, for the schedule.
         training: Rates and weight decay.
+        adversary: Puts perturbed copies beside a unit's windows, for adversarial training.
     """
 
     mechanism: PoissonSubsampledGaussian
@@ -60,8 +65,10 @@ class PrivateRecipe:
     token_budget: int
     averaging: float
     optimizer: str
+    trained: str
     total_steps: int
     training: Training
+    adversary: UnitAdversary | None = None
 
     @classmethod
     def of(cls, plan: Plan, *, public_units: int, device: torch.device) -> PrivateRecipe:
@@ -82,8 +89,10 @@ class PrivateRecipe:
             token_budget=plan.training.physical_tokens,
             averaging=privacy.averaging,
             optimizer=privacy.optimizer,
+            trained=privacy.trained,
             total_steps=privacy.steps,
             training=plan.training,
+            adversary=UnitAdversary(section=plan.adversarial, dtype=dtype) if plan.adversarial else None,
         )
 
     @property
@@ -108,6 +117,7 @@ class PrivateTrainer:
         recipe: What every step is made of.
         pad_id: The tokenizer's padding id.
         generator: Secret randomness; a fresh one by default. Its state is never kept.
+        views: Puts the augmented views of drawn units in their place; a function of each unit alone.
     """
 
     def __init__(
@@ -117,13 +127,21 @@ class PrivateTrainer:
         *,
         pad_id: int,
         generator: SecureGenerator | None = None,
+        views: Callable[[Sequence[Unit]], Sequence[Unit]] | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.pad_id = pad_id
         self.device = next(model.parameters()).device
         self.generator = generator or SecureGenerator()
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.views = views
+        self.trained = {
+            n: p for n, p in model.named_parameters() if p.requires_grad and _is_trained(n, p, recipe.trained)
+        }
+        if not self.trained:
+            raise ModelError(
+                f"privacy.trained is {recipe.trained!r}, and the model trains nothing of that kind; choose 'all'."
+            )
 
     def check(self) -> None:
         """Clip a made-up window, so that a model that cannot be clipped is refused before any charge.
@@ -133,9 +151,10 @@ class PrivateTrainer:
         Raises:
             ModelError: The model mixes units, as batch normalisation does, or has a layer that cannot be clipped.
         """
-        engine = self.recipe.engine
+        engine, adversary = self.recipe.engine, self.recipe.adversary
+        name = f"{engine.name}, {self.recipe.trained}, {adversary.section.method if adversary else 'plain'}"
         checked = _checked.setdefault(self.model, set())
-        if engine.name in checked:
+        if name in checked:
             return
         ids = torch.full((1, 4), self.pad_id, dtype=torch.int64)
         batch = PhysicalBatch(
@@ -148,10 +167,12 @@ class PrivateTrainer:
         )
         was_training = self.model.training
         self.model.train()
-        with secret_dropout(self.generator):
-            engine.clipped_sum(self.model, [batch.to(self.device)])
+        with self._only_trained(), secret_dropout(self.generator):
+            engine.clipped_sum(self.model, self._copies([batch.to(self.device)]))
         self.model.train(was_training)
-        checked.add(engine.name)
+        if adversary is not None:
+            adversary.check(self.model, pad_id=self.pad_id)
+        checked.add(name)
 
     def train(
         self,
@@ -190,9 +211,12 @@ class PrivateTrainer:
     def noised_gradients(self, drawn: Sequence[Unit]) -> dict[str, Tensor]:
         """Return the noised mean gradient of one logical batch by parameter name: one charged release."""
         recipe = self.recipe
-        batches = physical_batches(drawn, token_budget=recipe.token_budget, pad_token_id=self.pad_id)
-        with secret_dropout(self.generator):
-            clipped = recipe.engine.clipped_sum(self.model, (batch.to(self.device) for batch in batches))
+        units = drawn if self.views is None else self.views(drawn)
+        budget = recipe.token_budget // (recipe.adversary.section.copies if recipe.adversary else 1)
+        batches = physical_batches(units, token_budget=budget, pad_token_id=self.pad_id)
+        with self._only_trained(), secret_dropout(self.generator):
+            placed = (batch.to(self.device) for batch in batches)
+            clipped = recipe.engine.clipped_sum(self.model, self._copies(placed))
         return noised_mean(
             clipped,
             noise_multiplier=recipe.mechanism.noise_multiplier,
@@ -201,9 +225,27 @@ class PrivateTrainer:
             generator=self.generator,
         )
 
+    def _copies(self, batches: Iterable[PhysicalBatch]) -> Iterable[PhysicalBatch]:
+        """Return the batches with their perturbed copies, where the plan trains adversarially."""
+        adversary = self.recipe.adversary
+        return batches if adversary is None else adversary.batches(self.model, batches)
+
+    @contextmanager
+    def _only_trained(self) -> Iterator[None]:
+        """Let gradients be of what is trained alone; the model's other parameters are as before afterwards."""
+        others = [p for n, p in self.model.named_parameters() if p.requires_grad and n not in self.trained]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return what post-processes the noised gradients."""
-        groups = parameter_groups(self.model, self.recipe.training)
+        with self._only_trained():
+            groups = parameter_groups(self.model, self.recipe.training)
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(groups)
         return torch.optim.AdamW(groups, fused=True)
@@ -212,6 +254,13 @@ class PrivateTrainer:
         """Hand the noised gradients to the optimizer, in the parameters' own `.grad`."""
         for name, parameter in self.trained.items():
             parameter.grad = gradients[name]
+
+
+def _is_trained(name: str, parameter: Tensor, trained: str) -> bool:
+    """Return whether the noised steps change a parameter."""
+    if trained == "all" or HEAD in name:
+        return True
+    return "embeddings" not in name and (trained == "layers" or parameter.ndim == 1)
 
 
 class WeightAverage:

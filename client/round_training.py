@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from client.augmentation import Augmenter, EpochViews
 from client.spool import UpdateSpool
 from client.trainer import LocalTrainer
 from common.errors import DataError
@@ -23,7 +24,7 @@ from common.plan import Plan
 from common.records import Example, ModelUpdate, Note
 from common.secure_plan import clip_counts
 from common.stages import DELTA
-from common.training import Progress
+from common.training import Progress, TrainingResult, Windows
 
 OnStep = Callable[[Progress], None]
 
@@ -74,6 +75,11 @@ class SiteRecords:
         self._host = host
         self._unit = unit
         self._examples: list[Example] | None = None
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """The records themselves."""
+        return self._notes
 
     def examples(self) -> list[Example]:
         """Return the training windows.
@@ -128,6 +134,7 @@ class PlainTraining:
         self.host = host
         self.records = records
         self.on_step = on_step
+        self.augmenter = Augmenter.of(plan, records.notes)
 
     def finish(self, task: RoundTask, spool: UpdateSpool) -> Mapping[str, Scalar]:
         """Train unless the update is there."""
@@ -138,9 +145,7 @@ class PlainTraining:
 
     def _fit(self, vector: NDArray[np.float32], server_round: int) -> ModelUpdate:
         """Train the shared model from `vector` and return the change."""
-        examples = self.records.examples()
-        if not examples:
-            raise DataError(f"Site {self.name} has no training examples; give it records or leave it out.")
+        examples = self._windows(server_round)
         with self.host.lock:
             self.host.write(vector)
             trainer = LocalTrainer(self.host.model, self.plan, pad_id=self.host.encoding.pad_id)
@@ -148,6 +153,26 @@ class PlainTraining:
             delta = self.host.read()
             # In place: the model is large, and there is no need for a third copy of it.
             delta -= vector
+        return ModelUpdate(fields=self._fields(delta, result), weight=self.weight)
+
+    def _windows(self, server_round: int) -> Windows:
+        """Return what a round trains on: the records' windows, or views of the records for each epoch."""
+        examples = self.records.examples()
+        if not examples:
+            raise DataError(f"Site {self.name} has no training examples; give it records or leave it out.")
+        if self.augmenter is None:
+            return examples
+        return EpochViews(
+            augmenter=self.augmenter,
+            notes=self.records.notes,
+            windows=examples,
+            encoding=self.host.encoding,
+            seed=self.plan.seed,
+            names=(self.name, server_round),
+        )
+
+    def _fields(self, delta: NDArray[np.float32], result: TrainingResult) -> dict[str, NDArray[np.float32]]:
+        """Return what an update holds: the change, the mean loss and counts."""
         section = self.plan.secure_aggregation
         clipped = int(np.count_nonzero(np.abs(delta) * np.float32(self.weight) > section.clip))
         counts = {
@@ -156,7 +181,7 @@ class PlainTraining:
             "num_clipped": clipped if section.enabled else 0,
         }
         loss = result.loss_sum / max(result.num_tokens, 1)
-        fields = {
+        return {
             DELTA: delta,
             "train_loss": np.array([loss], dtype=np.float32),
             **{
@@ -164,4 +189,3 @@ class PlainTraining:
                 for name, value in counts.items()
             },
         }
-        return ModelUpdate(fields=fields, weight=self.weight)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import DataError
+from common.batching import padded_features
+from common.errors import DataError, ValidationError
 from common.records import Example
 from common.secure_random import SecureGenerator
 from common.validation import require_float, require_int
@@ -32,10 +33,22 @@ class Unit:
     Attributes:
         unit_id: The record, document or patient.
         windows: Every window of every note (and view) of the unit, in the order of the data.
+        views: How many of the windows belong to each view of the unit, in order; empty for one view of all.
+
+    Raises:
+        ValidationError: The views do not add up to the windows.
     """
 
     unit_id: str
     windows: tuple[Example, ...] = field(repr=False)
+    views: tuple[int, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that each window is of one view."""
+        if self.views and sum(self.views) != len(self.windows):
+            raise ValidationError(
+                f"the views of a unit hold {sum(self.views)} windows and the unit has {len(self.windows)}."
+            )
 
     @property
     def longest(self) -> int:
@@ -45,7 +58,25 @@ class Unit:
     @property
     def supervised(self) -> int:
         """Labelled words in all windows together."""
-        return sum(int((window.labels != IGNORED_LABEL).sum()) for window in self.windows)
+        return sum(_labelled(window) for window in self.windows)
+
+    def weights(self) -> list[float]:
+        """Return each window's weight: the unit's loss is the mean over views of a view's mean over words.
+
+        A view without a labelled word weighs 0 and still counts as a view.
+        """
+        views = self.views or (len(self.windows),)
+        remaining = iter(self.windows)
+        weights: list[float] = []
+        for size in views:
+            words = sum(_labelled(window) for window in itertools.islice(remaining, size))
+            weights += [1.0 / (words * len(views)) if words else 0.0] * size
+        return weights
+
+
+def _labelled(window: Example) -> int:
+    """Return the labelled words of a window."""
+    return int((window.labels != IGNORED_LABEL).sum())
 
 
 def group_units(
@@ -141,6 +172,8 @@ class PhysicalBatch:
         units: `(windows,)` int64, from 0 to `num_units - 1`: which unit of this batch a window belongs to.
         weights: `(windows,)` float32, a function of the window's unit alone.
         num_units: Units in this batch.
+        features: `(windows, tokens, kinds)` int64 word features, where the model takes them.
+        offsets: `(windows, tokens, hidden)` float32 added to the word embeddings, in adversarial training.
         complete: False where the batch is a part of one large unit that the next batch goes on with.
     """
 
@@ -150,12 +183,20 @@ class PhysicalBatch:
     units: Tensor = field(repr=False)
     weights: Tensor = field(repr=False)
     num_units: int
+    features: Tensor | None = field(default=None, repr=False)
+    offsets: Tensor | None = field(default=None, repr=False)
     complete: bool = True
 
     @property
     def num_windows(self) -> int:
         """Rows of the batch."""
         return int(self.input_ids.shape[0])
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return given if self.features is None else {**given, "features": self.features}
 
     def to(self, device: torch.device | str) -> PhysicalBatch:
         """Return the batch on another device."""
@@ -174,6 +215,8 @@ class PhysicalBatch:
             labels=change(self.labels),
             units=change(self.units),
             weights=change(self.weights),
+            features=None if self.features is None else change(self.features),
+            offsets=None if self.offsets is None else change(self.offsets),
         )
 
 
@@ -186,8 +229,8 @@ def physical_batches(
     budget gets batches of its own, all but the last with `complete=False`; a clipping engine adds the
     parts up before it clips, so the budget does not change the result beyond rounding.
 
-    Each window's weight is one over the unit's supervised words: the loss of a unit is the mean over its
-    labelled words. A unit without any has weight 0 and still counts as a unit.
+    Each window's weight is `Unit.weights`: the loss of a unit is the mean over its labelled words, or over its
+    views of that mean. A unit without a labelled word has weight 0 and still counts as a unit.
 
     Args:
         units: A logical batch.
@@ -225,10 +268,10 @@ def _padded(units: Sequence[Unit]) -> int:
 def _parts(unit: Unit, token_budget: int, pad_token_id: int) -> Iterator[PhysicalBatch]:
     """Yield the batches of one unit that is larger than the budget."""
     rows = max(1, token_budget // unit.longest)
-    weight = _weight(unit)
+    weights = unit.weights()
     for start in range(0, len(unit.windows), rows):
         part = unit.windows[start : start + rows]
-        batch = _pad(part, [0] * len(part), [weight] * len(part), pad_token_id)
+        batch = _pad(part, [0] * len(part), weights[start : start + rows], pad_token_id)
         yield replace(batch, num_units=1, complete=start + rows >= len(unit.windows))
 
 
@@ -236,13 +279,8 @@ def _collate(units: Sequence[Unit], pad_token_id: int) -> PhysicalBatch:
     """Return one batch of whole units."""
     windows = [window for unit in units for window in unit.windows]
     owners = [index for index, unit in enumerate(units) for _ in unit.windows]
-    weights = [_weight(unit) for unit in units for _ in unit.windows]
+    weights = [weight for unit in units for weight in unit.weights()]
     return replace(_pad(windows, owners, weights, pad_token_id), num_units=len(units))
-
-
-def _weight(unit: Unit) -> float:
-    """Return the weight of each window's summed loss, which makes the unit's loss a mean over words."""
-    return 1.0 / unit.supervised if unit.supervised else 0.0
 
 
 def _pad(
@@ -262,5 +300,6 @@ def _pad(
         labels=torch.from_numpy(labels),
         units=torch.tensor(owners, dtype=torch.int64),
         weights=torch.tensor(weights, dtype=torch.float32),
+        features=padded_features(windows),
         num_units=0,
     )

@@ -14,6 +14,8 @@ identity = "identity.pem"   # mode 0600
 
 [policy]                    # see client.policy; a private plan needs it
 [ledger]                    # see client.site_tables; a private plan needs it
+[preparation]               # see client.preparation_settings
+[deidentification]          # see docs/deidentification.md
 [agent]                     # how `fedward-site run` runs; every key has a default
 [server]                    # where the SuperNode connects to; not needed with --supernode none
 ```
@@ -28,7 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.deidentification_settings import DeidentificationTable
 from client.policy import Policy
+from client.preparation_settings import PreparationTable
 from client.site_tables import (
     AgentTable,
     KeysTable,
@@ -55,6 +59,8 @@ class SiteSettings:
         ledger: Its `[ledger]`; None where there is none.
         agent: Its `[agent]`; the defaults where there is none.
         server: Its `[server]`; None where there is none.
+        preparation: Its `[preparation]`; the defaults where there is none.
+        deidentification: Its `[deidentification]`; None where there is none.
     """
 
     path: Path
@@ -64,6 +70,8 @@ class SiteSettings:
     ledger: LedgerTable | None = None
     agent: AgentTable = AgentTable()  # noqa: RUF009
     server: ServerTable | None = None
+    preparation: PreparationTable = PreparationTable()  # noqa: RUF009
+    deidentification: DeidentificationTable | None = None
 
 
 _NEEDED = ("site", "keys")
@@ -73,6 +81,7 @@ _TABLES: dict[str, type[RequiredSection]] = {
     "ledger": LedgerTable,
     "agent": AgentTable,
     "server": ServerTable,
+    "deidentification": DeidentificationTable,
 }
 
 
@@ -86,15 +95,18 @@ def read_settings(path: Path | str) -> SiteSettings:
     path = Path(path).expanduser().absolute()
     table = _read_toml(path)
     try:
-        require_known_keys("the site file", table, [*_TABLES, "policy"])
+        require_known_keys("the site file", table, [*_TABLES, "policy", "preparation"])
         for name in _NEEDED:
             if name not in table:
                 raise ValidationError(f"[{name}] is missing.")
         sections = {name: _section(_TABLES[name], table[name], path) for name in _TABLES if name in table}
+        preparation = PreparationTable.from_table(table.get("preparation", {})).anchored(path.parent)
     except ValidationError as error:
         raise PlanError(f"{path}: {error}") from None
     sections.setdefault("agent", anchored(AgentTable(), path.parent))
-    return SiteSettings(path=path, policy=_policy(table.get("policy"), path), **sections)
+    return SiteSettings(
+        path=path, policy=_policy(table.get("policy"), path), preparation=preparation, **sections
+    )
 
 
 def _section(kind: type[Table], table: object, path: Path) -> Any:

@@ -20,7 +20,7 @@ def _required(check: Callable[[str, object], Any]) -> Any:
     return dataclasses.field(metadata={"check": check})
 
 
-def _optional(default: Any, check: Callable[[str, object], Any]) -> Any:
+def optional(default: Any, check: Callable[[str, object], Any]) -> Any:
     """Declare a field that may be left out."""
     return dataclasses.field(default=default, metadata={"check": check})
 
@@ -30,7 +30,7 @@ def _path(name: str, value: object) -> Path:
     return value if isinstance(value, Path) else Path(require_text(name, value)).expanduser()
 
 
-def _path_or_none(name: str, value: object) -> Path | None:
+def path_or_none(name: str, value: object) -> Path | None:
     """Return a path, or None where the field is left out or empty."""
     return None if value is None or value == "" else _path(name, value)
 
@@ -45,11 +45,11 @@ def _port(name: str, value: object) -> int:
     return require_int(name, value, minimum=0, maximum=65_535)
 
 
-def _names(name: str, value: object) -> tuple[str, ...]:
+def texts(name: str, value: object) -> tuple[str, ...]:
     """Return a list of texts."""
     if not isinstance(value, list | tuple):
         raise ValidationError(f"{name} is {value!r}; it must be a list of texts.")
-    return tuple(require_text(name, one) for one in value)
+    return tuple(require_text(f"{name}[{number}]", one) for number, one in enumerate(value))
 
 
 def _address(name: str, value: object) -> str:
@@ -95,7 +95,7 @@ class SiteTable(RequiredSection):
     roster: Path = _required(_path)  # noqa: RUF009
     spool: Path = _required(_path)  # noqa: RUF009
     plan: Path = _required(_path)  # noqa: RUF009
-    device: str = _optional("auto", require_text)
+    device: str = optional("auto", require_text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class LedgerTable(RequiredSection):
     unit: str = _required(lambda name, value: require_choice(name, value, UNITS))
     delta: float = _required(lambda name, value: require_delta(value))
     declaration: str = _required(require_text)
-    disjoint_from: tuple[str, ...] = _optional((), _names)
+    disjoint_from: tuple[str, ...] = optional((), texts)
 
     def to_account(self) -> Account:
         """Return the account as the ledger is to have it."""
@@ -157,13 +157,13 @@ class AgentTable(RequiredSection):
     """
 
     title = "agent"
-    socket: Path = _optional(Path("run/agent.sock"), _path)  # noqa: RUF009
-    user: str = _optional("", _text_or_empty)
-    supernode_user: str = _optional("", _text_or_empty)
-    socket_group: str = _optional("", _text_or_empty)
-    metrics_port: int = _optional(0, _port)
-    log: Path | None = _optional(None, _path_or_none)  # noqa: RUF009
-    stop_seconds: float = _optional(
+    socket: Path = optional(Path("run/agent.sock"), _path)  # noqa: RUF009
+    user: str = optional("", _text_or_empty)
+    supernode_user: str = optional("", _text_or_empty)
+    socket_group: str = optional("", _text_or_empty)
+    metrics_port: int = optional(0, _port)
+    log: Path | None = optional(None, path_or_none)  # noqa: RUF009
+    stop_seconds: float = optional(
         30.0, lambda name, value: require_float(name, value, minimum=0, maximum=86_400)
     )
 
@@ -183,7 +183,7 @@ class ServerTable(RequiredSection):
 
     title = "server"
     address: str = _required(_address)
-    ca: Path | None = _optional(None, _path_or_none)  # noqa: RUF009
-    supernode_key: Path | None = _optional(None, _path_or_none)  # noqa: RUF009
-    flwr_home: Path = _optional(Path("flwr"), _path)  # noqa: RUF009
-    port: int = _optional(0, _port)
+    ca: Path | None = optional(None, path_or_none)  # noqa: RUF009
+    supernode_key: Path | None = optional(None, path_or_none)  # noqa: RUF009
+    flwr_home: Path = optional(Path("flwr"), _path)  # noqa: RUF009
+    port: int = optional(0, _port)

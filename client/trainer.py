@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
+from client.adversarial import PlainAdversary
 from common.plan import Plan
-from common.records import Example
 from common.seeding import derive_seed, torch_seed
-from common.training import FitSession, Progress, TrainingResult
+from common.training import FitSession, Progress, TrainingResult, Windows
 
 
 class LocalTrainer:
@@ -29,7 +29,7 @@ class LocalTrainer:
 
     def train(
         self,
-        examples: Sequence[Example],
+        examples: Windows,
         *,
         site: str,
         server_round: int,
@@ -38,7 +38,7 @@ class LocalTrainer:
         """Run one round of local training, from the model's present parameters.
 
         Args:
-            examples: The site's windows; at least one.
+            examples: The site's windows, or those of each epoch; at least one.
             site: The site's name; shuffling and dropout depend on it.
             server_round: 1-based; the learning-rate schedule runs over all rounds.
             on_step: Called after each optimizer step.
@@ -53,8 +53,14 @@ class LocalTrainer:
 
     def session(self, *, total_steps: int, first_step: int = 0) -> FitSession:
         """Return a fresh optimizer with its schedule."""
+        section = self.plan.adversarial
         return FitSession(
-            self.model, self.plan.training, pad_id=self.pad_id, total_steps=total_steps, first_step=first_step
+            self.model,
+            self.plan.training,
+            pad_id=self.pad_id,
+            total_steps=total_steps,
+            first_step=first_step,
+            adversary=None if section is None else PlainAdversary(section=section),
         )
 
     def steps_per_round(self, num_examples: int) -> int:

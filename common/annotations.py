@@ -49,7 +49,7 @@ def resolve_label(label: str, schema: LabelSchema, counts: Counts, path: Path, l
     try:
         resolved = schema.resolve(label)
     except ValidationError as error:
-        raise DataError(str(error), path=path, line=line) from error
+        raise DataError(str(error), path=path, line=line, reason="unknown-label") from error
     if not resolved:
         counts["dropped_by_mapping"] += 1
     return resolved
@@ -81,7 +81,9 @@ def resolve_overlaps(
             if outer.is_cut and not span.is_cut:
                 kept[-1] = span
         else:
-            raise DataError(_overlap(outer, span, nested), path=path, line=span.line)
+            raise DataError(
+                _overlap(outer, span, nested), path=path, line=span.line, reason="overlapping-spans"
+            )
     for kept_span in kept:
         counts["spans"] += 1
         counts[f"spans.{kept_span.label}"] += 1

@@ -20,17 +20,25 @@ from common.validation import require_int
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """A padded batch for a token classifier; each tensor is `(batch, tokens)` int64.
+    """A padded batch for a token classifier; each tensor is `(batch, tokens)` int64, features have one more axis.
 
     Attributes:
         input_ids: Piece ids, padded with the tokenizer's padding id.
         attention_mask: 1 on pieces, 0 on padding.
         labels: Tag ids on owned first pieces, -100 elsewhere and on padding.
+        features: `(batch, tokens, kinds)` int64 word features, where the windows have them.
     """
 
     input_ids: torch.Tensor = field(repr=False)
     attention_mask: torch.Tensor = field(repr=False)
     labels: torch.Tensor = field(repr=False)
+    features: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the model is called with."""
+        given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return given if self.features is None else {**given, "features": self.features}
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
@@ -38,6 +46,7 @@ class Batch:
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            features=None if self.features is None else self.features.to(device, non_blocking=True),
         )
 
 
@@ -61,7 +70,27 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
         labels=torch.from_numpy(labels),
+        features=padded_features(examples),
     )
+
+
+def padded_features(examples: Sequence[Example]) -> torch.Tensor | None:
+    """Return the windows' features padded with 0, `(batch, tokens, kinds)` int64; None where there are none.
+
+    Raises:
+        ValidationError: Some windows have features and others have none.
+    """
+    given = [example.features for example in examples if example.features is not None]
+    if not given:
+        return None
+    if len(given) != len(examples):
+        raise ValidationError(
+            "a batch holds windows with word features and windows without; encode all alike."
+        )
+    padded = np.zeros((len(given), max(len(rows) for rows in given), given[0].shape[1]), dtype=np.int64)
+    for row, features in enumerate(given):
+        padded[row, : len(features)] = features
+    return torch.from_numpy(padded)
 
 
 def batches_by_length(

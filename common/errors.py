@@ -59,13 +59,22 @@ class DataError(InputError):
         message: One sentence without clinical text.
         path: The file at fault.
         line: The 1-based line at fault, where one is known.
+        reason: A fixed word of letters and hyphens for lists of what was left out; never text of a record.
     """
 
     code = "bad-data"
 
-    def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | str | None = None,
+        line: int | None = None,
+        reason: str = "bad-record",
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.line = line
+        self.reason = reason
         where = "" if path is None else f"{path}{'' if line is None else f', line {line}'}: "
         super().__init__(where + message)
 

@@ -19,6 +19,7 @@ from common.parameters import ParameterLayout, layout_of, read_vector, write_vec
 from common.plan import Plan
 from common.prediction import Encoding
 from common.tokenization import load_tokenizer
+from common.word_features import WordFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class ModelHost:
             ModelError: The encoder or the device cannot be used.
         """
         encoding = build_encoding(plan)
-        model = build_model(plan.model, encoding.schema.tags, seed=plan.seed)
+        model = build_model(plan.model, encoding.schema.tags, seed=plan.seed, features=plan.features)
         layout = layout_of(model)
         return cls(model=model.to(resolve_device(device)), encoding=encoding, layout=layout)
 
@@ -71,4 +72,5 @@ def build_encoding(plan: Plan) -> Encoding:
         schema=schema_of(plan),
         max_tokens=plan.model.max_tokens,
         stride=plan.model.stride,
+        features=None if plan.features is None else WordFeatures.open(plan.features),
     )

@@ -1,11 +1,16 @@
 """Reading a data set: a folder with `train`, `devel` (or `dev`) and `test`, each a file or a folder.
 
-    train.tsv | train.conll | ...     token/tag columns       common.ingestion_columns
-    train/*.txt + train/*.ann         BRAT standoff           common.ingestion_brat
-    train.jsonl | train/*.json | ...  JSONL with spans        common.ingestion_jsonl
+    token/tag columns                             common.ingestion_columns
+    BRAT standoff                                 common.ingestion_brat
+    JSONL with spans                              common.ingestion_jsonl
+    PubTator                                      common.ingestion_pubtator
+    BioC JSON                                     common.ingestion_bioc
+    Prodigy, Label Studio, CLUENER                common.ingestion_annotation_tools
+    FHIR R4                                       common.ingestion_fhir
+    CSV and Parquet                               common.ingestion_tables
 
-The format is found by looking at the content, so any extension will do; `docs/formats.md` shows each format
-and states its rules.
+The format is found by looking at the content (`common.ingestion_detection`), so any extension will do;
+`docs/formats.md` shows each format and states its rules.
 """
 
 from __future__ import annotations
@@ -13,40 +18,48 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from common.annotations import Counts
 from common.errors import DataError
-from common.ingestion_brat import DOCUMENT_TABLE, brat_notes, read_brat
+from common.ingestion_annotation_tools import cluener_notes, label_studio_notes, prodigy_notes
+from common.ingestion_bioc import bioc_notes
+from common.ingestion_brat import brat_notes, read_brat
 from common.ingestion_columns import ColumnLayout, read_columns
-from common.ingestion_jsonl import read_jsonl
+from common.ingestion_detection import (
+    DataFormat,
+    DetectedFormat,
+    data_files,
+    delimiter_of,
+    detect_format,
+    is_by_line,
+)
+from common.ingestion_fhir import SPANS_SUFFIX, fhir_notes
+from common.ingestion_jsonl import jsonl_notes
+from common.ingestion_pubtator import pubtator_notes
+from common.ingestion_records import Reading
+from common.ingestion_rejects import OnReject, refuse
+from common.ingestion_tables import TableLayout, csv_notes, parquet_notes
 from common.labels import LabelSchema
 from common.records import Note
-from common.tag_schemes import split_tag
-from common.text_files import read_lines
+
+__all__ = [
+    "SPLIT_NAMES",
+    "DataFormat",
+    "Dataset",
+    "DetectedFormat",
+    "SplitReport",
+    "detect_format",
+    "find_split",
+    "read_dataset",
+    "read_split",
+]
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "devel": ("devel", "dev"),
     "test": ("test",),
 }
-
-
-class DataFormat(StrEnum):
-    """The formats that ingestion reads."""
-
-    COLUMNS = "columns"
-    BRAT = "brat"
-    JSONL = "jsonl"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectedFormat:
-    """A format, and one sentence that says what gave it away."""
-
-    format: DataFormat
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +93,7 @@ def read_dataset(
     *,
     required: Collection[str] = ("train", "devel", "test"),
     layout: ColumnLayout | None = None,
+    table: TableLayout | None = None,
 ) -> Dataset:
     """Read all splits of a folder into memory.
 
@@ -88,6 +102,7 @@ def read_dataset(
         schema: The entity types, and the mapping of source labels.
         required: Splits that must be there; others may be absent.
         layout: Where columns stand, for the column format.
+        table: Which named columns hold what, for CSV and Parquet.
 
     Raises:
         DataError: The folder, a split, a file or a line is not usable; the sentence names it.
@@ -102,8 +117,13 @@ def read_dataset(
                 raise DataError(_missing(split), path=folder)
             continue
         counts: Counts = Counter()
-        notes[split] = tuple(read_split(path, schema, split=split, counts=counts, layout=layout))
-        report[split] = SplitReport(path=path, detected=detect_format(path), counts=dict(+counts))
+        detected = detect_format(path, table=table)
+        notes[split] = tuple(
+            read_split(
+                path, schema, split=split, counts=counts, layout=layout, table=table, detected=detected
+            )
+        )
+        report[split] = SplitReport(path=path, detected=detected, counts=dict(+counts))
     if not notes:
         raise DataError("holds none of train, devel (or dev) and test, as files or as folders.", path=folder)
     return Dataset(**notes, report=report)
@@ -116,7 +136,9 @@ def read_split(
     split: str,
     counts: Counts | None = None,
     layout: ColumnLayout | None = None,
+    table: TableLayout | None = None,
     detected: DetectedFormat | None = None,
+    on_reject: OnReject | None = None,
 ) -> Iterator[Note]:
     """Yield the notes of one split, a file at a time; a folder's files come in order of their names.
 
@@ -124,58 +146,36 @@ def read_split(
         path: A file or a folder.
         schema: The entity types.
         split: The split's name, from which note ids are made where the format has none.
-        counts: Receives the counts of `common.annotations`.
+        counts: Receives the counts of `common.annotations`, and `rejected`.
         layout: Where columns stand, for the column format.
+        table: Which named columns hold what, for CSV and Parquet.
         detected: The format, if it is known; else it is detected.
+        on_reject: Receives what cannot be read, and the rest is read; without it, the first such thing raises.
 
     Raises:
         DataError: A file or line is not usable.
     """
     path = Path(path)
     counts = Counter() if counts is None else counts
-    found = (detected or detect_format(path)).format
-    if found is DataFormat.BRAT:
-        yield from _read_brat(path, schema, counts)
+    try:
+        found = (detected or detect_format(path, table=table)).format
+    except DataError as error:
+        refuse(error, on_reject)
+        counts["rejected"] += 1
         return
-    number, seen_ids = 0, set[str]()
-    for file in _files(path):
-        if found is DataFormat.JSONL:
-            notes = read_jsonl(file, schema, split, counts, first_number=number, seen_ids=seen_ids)
-        else:
-            notes = read_columns(file, schema, split, counts, layout=layout, first_number=number)
-        for note in notes:
-            number += 1
-            yield note
-
-
-def detect_format(path: Path | str) -> DetectedFormat:
-    """Find the format of a file or folder by looking at it.
-
-    Raises:
-        DataError: It does not exist, is empty, or is a folder without usable files.
-    """
-    path = Path(path)
-    if path.is_dir():
-        if any(path.rglob("*.ann")):
-            return DetectedFormat(format=DataFormat.BRAT, reason="The folder holds .ann files.")
-        first = _files(path)[0]
-        inner = detect_format(first)
-        return DetectedFormat(format=inner.format, reason=f"In {first.name}: {inner.reason}")
-    if path.suffix in (".txt", ".ann") and path.with_suffix(".ann").exists():
-        return DetectedFormat(format=DataFormat.BRAT, reason="A .ann file belongs to the .txt file.")
-    first_line = _first_line(path)
-    if first_line.lstrip().startswith(("{", "[")) and not _is_row(first_line):
-        if first_line.lstrip().startswith("["):
-            raise DataError("is a JSON array; write JSONL, which has one object a line.", path=path, line=1)
-        return DetectedFormat(format=DataFormat.JSONL, reason="The first line opens a JSON object.")
-    if path.suffix == ".txt" and not first_line.startswith("#") and len(first_line.split()) > 5:
-        raise DataError(
-            "looks like a document, but no .ann file is beside it; add one, empty if it has no entities.",
-            path=path,
-        )
-    return DetectedFormat(
-        format=DataFormat.COLUMNS, reason="The first line is no JSON object and no .ann file is there."
-    )
+    if found is DataFormat.BRAT:
+        yield from _read_brat(path, schema, counts, on_reject)
+        return
+    reading = Reading(schema, split, counts, on_reject=on_reject)
+    for file in data_files(path):
+        try:
+            if found is DataFormat.COLUMNS:
+                yield from _columns(file, reading, layout)
+            else:
+                yield from _notes(file, found, reading, table or TableLayout())
+        except DataError as error:
+            # What is wrong with a file as a whole: no text, another encoding, cut short.
+            reading.refuse(error)
 
 
 def find_split(folder: Path | str, split: str) -> Path | None:
@@ -187,7 +187,11 @@ def find_split(folder: Path | str, split: str) -> Path | None:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("is not a folder; give the folder that holds train, devel and test.", path=folder)
-    found = sorted(p for p in folder.iterdir() if p.name.split(".")[0] in SPLIT_NAMES[split])
+    found = sorted(
+        p
+        for p in folder.iterdir()
+        if p.name.split(".")[0] in SPLIT_NAMES[split] and not p.name.endswith(SPANS_SUFFIX)
+    )
     if len(found) == 2 and {p.suffix for p in found} == {".txt", ".ann"} and found[0].stem == found[1].stem:
         return found[1]
     if len(found) > 1:
@@ -202,40 +206,59 @@ def _missing(split: str) -> str:
     return f"has no split {split}; add a file or a folder called {names}, with any extension."
 
 
-def _read_brat(path: Path, schema: LabelSchema, counts: Counts) -> Iterator[Note]:
+def _columns(file: Path, reading: Reading, layout: ColumnLayout | None) -> Iterator[Note]:
+    """Yield the notes of a file of columns, numbered on from the files before it."""
+    before = reading.counts["notes"] + reading.counts["rejected"] - reading.number
+    yield from read_columns(
+        file,
+        reading.schema,
+        reading.split,
+        reading.counts,
+        layout=layout,
+        first_number=reading.number,
+        on_reject=reading.on_reject,
+    )
+    reading.number = reading.counts["notes"] + reading.counts["rejected"] - before
+
+
+def _notes(file: Path, found: DataFormat, reading: Reading, table: TableLayout) -> Iterator[Note]:
+    """Yield the notes of a file of any other format."""
+    match found:
+        case DataFormat.JSONL:
+            return jsonl_notes(file, reading)
+        case DataFormat.PUBTATOR:
+            return pubtator_notes(file, reading)
+        case DataFormat.BIOC:
+            return bioc_notes(file, reading, by_line=is_by_line(file))
+        case DataFormat.PRODIGY:
+            return prodigy_notes(file, reading)
+        case DataFormat.LABEL_STUDIO:
+            return label_studio_notes(file, reading)
+        case DataFormat.CLUENER:
+            return cluener_notes(file, reading)
+        case DataFormat.FHIR:
+            return fhir_notes(file, reading, by_line=is_by_line(file))
+        case DataFormat.CSV:
+            return csv_notes(file, reading, table, delimiter=delimiter_of(file, table))
+        case DataFormat.PARQUET:
+            return parquet_notes(file, reading, table)
+    raise DataError(f"is of the format {found}, which is read elsewhere.", path=file)
+
+
+def _read_brat(path: Path, schema: LabelSchema, counts: Counts, on_reject: OnReject | None) -> Iterator[Note]:
     """Yield the notes of a BRAT folder, or the one note of a pair of files."""
     if path.is_dir():
-        yield from brat_notes(path, schema, counts)
+        yield from brat_notes(path, schema, counts, on_reject=on_reject)
         return
     text = path.with_suffix(".txt")
-    if not text.is_file():
-        raise DataError("has no .txt file beside it; add the document's text.", path=path)
-    yield read_brat(text, schema, counts, document_id=path.stem)
-
-
-def _files(path: Path) -> list[Path]:
-    """Return a file, or the visible files under a folder in order."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(
-        p
-        for p in path.rglob("*")
-        if p.is_file()
-        and p.name != DOCUMENT_TABLE
-        and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
-    if not files:
-        raise DataError("is an empty folder; put the split's files into it, or leave it out.", path=path)
-    return files
-
-
-def _is_row(line: str) -> bool:
-    """Return whether a line that opens with a bracket is the word `{` or `[` with its tag."""
-    return split_tag(line.split()[-1]) is not None
-
-
-def _first_line(path: Path) -> str:
-    """Return the first line that is not blank, or "" of a file with blank lines only."""
-    if not path.exists():
-        raise DataError("does not exist.", path=path)
-    return next((line for _, line in read_lines(path) if line.strip()), "")
+    try:
+        if not text.is_file():
+            raise DataError(
+                "has no .txt file beside it; add the document's text.", path=path, reason="no-text-file"
+            )
+        note = read_brat(text, schema, counts, document_id=path.stem)
+    except DataError as error:
+        refuse(error, on_reject, note_id=path.stem)
+        counts["rejected"] += 1
+        return
+    yield note

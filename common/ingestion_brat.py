@@ -17,6 +17,7 @@ from pathlib import Path
 
 from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
 from common.errors import DataError
+from common.ingestion_rejects import OnReject, refuse
 from common.labels import LabelSchema
 from common.records import Note
 from common.text_files import read_lines, read_text
@@ -26,8 +27,12 @@ _TEXT_BOUND = re.compile(r"(T\S+)\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12}
 _OTHER_KINDS = frozenset("REAMN*#")
 
 
-def brat_documents(folder: Path) -> list[Path]:
+def brat_documents(folder: Path, *, on_reject: OnReject | None = None) -> list[Path]:
     """Return the `.txt` files of a folder and its subfolders, in order, each with its `.ann`.
+
+    Args:
+        folder: The folder.
+        on_reject: Receives the files that lack the other one, which are then left out.
 
     Raises:
         DataError: A text has no annotations, annotations have no text, or there is no document.
@@ -36,15 +41,18 @@ def brat_documents(folder: Path) -> list[Path]:
     known = set(texts)
     for path in sorted(_visible(folder, ".ann")):
         if path.with_suffix(".txt") not in known:
-            raise DataError("has no .txt file beside it; add the document's text or remove it.", path=path)
+            missing = "has no .txt file beside it; add the document's text or remove it."
+            refuse(DataError(missing, path=path, reason="no-text-file"), on_reject, note_id=path.stem)
+    pairs = []
     for text in texts:
-        if not text.with_suffix(".ann").is_file():
-            raise DataError(
-                "has no .ann file beside it; add an empty one if the document has no entities.", path=text
-            )
+        if text.with_suffix(".ann").is_file():
+            pairs.append(text)
+            continue
+        missing = "has no .ann file beside it; add an empty one if the document has no entities."
+        refuse(DataError(missing, path=text, reason="no-annotation-file"), on_reject, note_id=text.stem)
     if not texts:
         raise DataError("holds no .txt file with an .ann file beside it.", path=folder)
-    return texts
+    return pairs
 
 
 def read_brat(
@@ -87,7 +95,9 @@ def read_brat(
     )
 
 
-def read_document_table(folder: Path) -> Mapping[str, Mapping[str, str]]:
+def read_document_table(
+    folder: Path, *, on_reject: OnReject | None = None
+) -> Mapping[str, Mapping[str, str]]:
     """Return `document_id -> fields` of a folder's `documents.tsv`, or nothing where it has none.
 
     The first row names the columns and the first column is the document id; `patient_id` is the patient,
@@ -106,28 +116,44 @@ def read_document_table(folder: Path) -> Mapping[str, Mapping[str, str]]:
         if not header:
             header = fields
         elif len(fields) != len(header):
-            raise DataError(
-                f"has {len(fields)} fields; the first row names {len(header)}.", path=path, line=line
-            )
+            wrong = f"has {len(fields)} fields; the first row names {len(header)}."
+            refuse(DataError(wrong, path=path, line=line, reason="bad-row"), on_reject)
         elif fields[0] in table:
-            raise DataError(f"repeats the document id {fields[0]!r}.", path=path, line=line)
+            wrong = f"repeats the document id {fields[0]!r}."
+            refuse(DataError(wrong, path=path, line=line, reason="repeated-id"), on_reject)
         else:
             table[fields[0]] = dict(zip(header[1:], fields[1:], strict=True))
     return table
 
 
-def brat_notes(folder: Path, schema: LabelSchema, counts: Counts) -> Iterator[Note]:
+def brat_notes(
+    folder: Path, schema: LabelSchema, counts: Counts, *, on_reject: OnReject | None = None
+) -> Iterator[Note]:
     """Yield the notes of a folder; a document's id is its path in the folder, without the extension.
+
+    Args:
+        folder: The folder.
+        schema: The entity types.
+        counts: Receives the counts of `common.annotations`.
+        on_reject: Receives the documents that cannot be read; without it, the first raises.
 
     Raises:
         DataError: See `brat_documents`, `read_brat` and `read_document_table`.
     """
-    table = read_document_table(folder)
-    for path in brat_documents(folder):
+    table = read_document_table(folder, on_reject=on_reject)
+    for path in brat_documents(folder, on_reject=on_reject):
         document_id = path.relative_to(folder).with_suffix("").as_posix()
-        if table and document_id not in table:
-            raise DataError(f"has no row for document {document_id!r}.", path=folder / DOCUMENT_TABLE)
-        yield read_brat(path, schema, counts, document_id=document_id, fields=table.get(document_id))
+        try:
+            if table and document_id not in table:
+                raise DataError(
+                    f"has no row for document {document_id!r}.", path=folder / DOCUMENT_TABLE, reason="no-row"
+                )
+            note = read_brat(path, schema, counts, document_id=document_id, fields=table.get(document_id))
+        except DataError as error:
+            refuse(error, on_reject, note_id=document_id)
+            counts["rejected"] += 1
+            continue
+        yield note
 
 
 def _visible(folder: Path, suffix: str) -> Iterator[Path]:
@@ -146,7 +172,10 @@ def _annotation(
     if not content.startswith("T"):
         if content[0] not in _OTHER_KINDS:
             raise DataError(
-                "is no BRAT annotation; a line begins with T, R, E, A, M, N, * or #.", path=path, line=line
+                "is no BRAT annotation; a line begins with T, R, E, A, M, N, * or #.",
+                path=path,
+                line=line,
+                reason="bad-annotation",
             )
         counts["ignored_annotations"] += 1
         return None
@@ -156,6 +185,7 @@ def _annotation(
             "is no text-bound annotation; it must read ID, tab, TYPE START END[;START END], tab, mention.",
             path=path,
             line=line,
+            reason="bad-annotation",
         )
     name, label, offsets, mention = found.groups()
     fragments = [(int(start), int(end)) for start, end in re.findall(r"(\d+) (\d+)", offsets)]
@@ -180,10 +210,14 @@ def _check_fragments(name: str, fragments: list[tuple[int, int]], length: int, p
                 "offsets count characters (not bytes), and the text must be the annotated version.",
                 path=path,
                 line=line,
+                reason="bad-span",
             )
         if start >= end or start < previous:
             raise DataError(
-                f"span {name} [{start}, {end}) is empty, reversed or out of order.", path=path, line=line
+                f"span {name} [{start}, {end}) is empty, reversed or out of order.",
+                path=path,
+                line=line,
+                reason="bad-span",
             )
         previous = end
 
@@ -201,6 +235,7 @@ def _check_mention(
             ".txt file as it is, so check its encoding and line ends.",
             path=path,
             line=line,
+            reason="bad-span",
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.annotations import Counts, resolve_label
 from common.errors import DataError
+from common.ingestion_rejects import OnReject, refuse
 from common.labels import LabelSchema
 from common.records import EntitySpan, Note
 from common.tag_schemes import TagScheme, TagStatistics, decode, split_tag
@@ -50,12 +51,13 @@ class _Context:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sentence:
-    """The rows of one note: words, split tags, and each row's line number."""
+    """The rows of one note: words, split tags, each row's line number, and what is wrong with them."""
 
     words: list[str] = field(default_factory=list)
     tags: list[tuple[str, str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     context: _Context = field(default_factory=_Context)
+    errors: list[DataError] = field(default_factory=list)
 
 
 def read_columns(
@@ -66,6 +68,7 @@ def read_columns(
     *,
     layout: ColumnLayout | None = None,
     first_number: int = 0,
+    on_reject: OnReject | None = None,
 ) -> Iterator[Note]:
     """Yield the notes of one file; it is read twice, first to detect the tag scheme.
 
@@ -76,20 +79,31 @@ def read_columns(
         counts: Receives the counts of `common.annotations`.
         layout: Where word and tag stand; first and last column by default.
         first_number: The number of the file's first note.
+        on_reject: Receives the notes that cannot be read; without it, the first raises.
 
     Raises:
         DataError: The file, a line or a tag is not usable.
     """
     layout = layout or ColumnLayout()
     statistics = TagStatistics()
-    for sentence in _sentences(path, split, Counts(), layout):
-        statistics.observe(sentence.tags)
+    tolerant = on_reject is not None
+    for sentence in _sentences(path, split, Counts(), layout, tolerant):
+        if not sentence.errors:
+            statistics.observe(sentence.tags)
     if not statistics.prefixes:
         raise DataError("has no words, only blank or comment lines; leave the file out.", path=path)
     scheme = layout.scheme or statistics.detect()
     strict = layout.scheme is not None or scheme in (TagScheme.IOBES, TagScheme.BILOU)
-    for number, sentence in enumerate(_sentences(path, split, counts, layout), start=first_number):
-        spans = _spans(sentence, schema, scheme, strict, counts, path)
+    sentences = _sentences(path, split, counts, layout, tolerant)
+    for number, sentence in enumerate(sentences, start=first_number):
+        try:
+            for error in sentence.errors:
+                raise error
+            spans = _spans(sentence, schema, scheme, strict, counts, path)
+        except DataError as error:
+            refuse(error, on_reject, note_id=f"{split}-{number}")
+            counts["rejected"] += 1
+            continue
         counts["notes"] += 1
         counts["words"] += len(sentence.words)
         yield _note(f"{split}-{number}", sentence, spans)
@@ -140,19 +154,23 @@ def _spans(
     return kept
 
 
-def _sentences(path: Path, split: str, counts: Counts, layout: ColumnLayout) -> Iterator[_Sentence]:
-    """Yield blocks of rows, with the context that comments and `-DOCSTART-` set."""
+def _sentences(
+    path: Path, split: str, counts: Counts, layout: ColumnLayout, tolerant: bool
+) -> Iterator[_Sentence]:
+    """Yield blocks of rows, with the context that comments and `-DOCSTART-` set, and their errors if tolerant."""
     context, comments, documents = _Context(), dict[str, str](), 0
     prefix = split if path.stem == split else f"{split}-{path.stem}"
-    sentence, width = _Sentence(), 0
-    for number, line in read_lines(path):
+    sentence, width, damaged = _Sentence(), 0, list[DataError]()
+    for number, line in read_lines(path, on_error=damaged.append if tolerant else None):
+        while damaged:
+            sentence.errors.append(damaged.pop())
         if not line.strip(" \t"):
-            if sentence.words:
+            if sentence.words or sentence.errors:
                 yield sentence
                 sentence = _Sentence()
             continue
         if line.startswith(_DOCSTART):
-            if sentence.words:
+            if sentence.words or sentence.errors:
                 yield sentence
                 sentence = _Sentence()
             context, comments = _Context(document_id=f"{prefix}-doc-{documents}"), {}
@@ -166,8 +184,14 @@ def _sentences(path: Path, split: str, counts: Counts, layout: ColumnLayout) -> 
             sentence = replace(sentence, context=context)
         fields = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
         width = width or len(fields)
-        _append(sentence, fields, width, layout, path, number)
-    if sentence.words:
+        try:
+            _append(sentence, fields, width, layout, path, number)
+        except DataError as error:
+            if not tolerant:
+                raise
+            sentence.errors.append(error)
+    sentence.errors.extend(damaged)
+    if sentence.words or sentence.errors:
         yield sentence
 
 
@@ -180,6 +204,7 @@ def _append(
             "has a word but no label column; write word and tag with a tab between them.",
             path=path,
             line=number,
+            reason="bad-row",
         )
     if len(fields) != width:
         raise DataError(
@@ -187,6 +212,7 @@ def _append(
             "the label column is missing, or a word holds a separator.",
             path=path,
             line=number,
+            reason="bad-row",
         )
     try:
         word, tag = fields[layout.word_column], fields[layout.tag_column]
@@ -195,9 +221,10 @@ def _append(
             f"has {width} columns; columns {layout.word_column} and {layout.tag_column} are asked for.",
             path=path,
             line=number,
+            reason="bad-row",
         ) from error
     if not word:
-        raise DataError("has a tag but no word.", path=path, line=number)
+        raise DataError("has a tag but no word.", path=path, line=number, reason="bad-row")
     split = split_tag(tag.strip(" "))
     if split is None:
         # The column may hold text, so only what has the shape of a tag may stand in the message.
@@ -207,6 +234,7 @@ def _append(
             "a tag is O, or B-TYPE, I-TYPE, E-, S-, L- or U-TYPE.",
             path=path,
             line=number,
+            reason="bad-tag",
         )
     sentence.words.append(word)
     sentence.tags.append(split)

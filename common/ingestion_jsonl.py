@@ -10,8 +10,18 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from common.annotations import Counts, SourceSpan, resolve_label, resolve_overlaps
+from common.annotations import Counts, SourceSpan
 from common.errors import DataError
+from common.ingestion_records import (
+    Place,
+    Reading,
+    identifier,
+    offset,
+    parse_object,
+    require_note_text,
+    scalar_columns,
+)
+from common.ingestion_rejects import OnReject
 from common.labels import LabelSchema
 from common.records import Note
 from common.text_files import read_lines
@@ -27,6 +37,7 @@ def read_jsonl(
     *,
     first_number: int = 0,
     seen_ids: set[str] | None = None,
+    on_reject: OnReject | None = None,
 ) -> Iterator[Note]:
     """Yield the notes of one file.
 
@@ -37,147 +48,97 @@ def read_jsonl(
         counts: Receives the counts of `common.annotations`.
         first_number: The number of the file's first note.
         seen_ids: Ids of the split so far; repeated ids are refused.
+        on_reject: Receives the lines that cannot be read; without it, the first raises.
 
     Raises:
         DataError: The file, a line or a field is not usable.
     """
-    seen = set[str]() if seen_ids is None else seen_ids
-    number = first_number
-    for line, content in read_lines(path):
-        if not content.strip():
+    reading = Reading(
+        schema, split, counts, on_reject=on_reject, first_number=first_number, seen_ids=seen_ids
+    )
+    yield from jsonl_notes(path, reading)
+
+
+def jsonl_notes(path: Path, reading: Reading) -> Iterator[Note]:
+    """Yield the notes of one file; see `read_jsonl`."""
+    records = 0
+    for place, content in record_lines(path, reading):
+        records += 1
+        note_id = None
+        try:
+            record = parse_object(content, place)
+            note_id = reading.claim(identifier(record, "id", place), place)
+            note = _note(note_id, record, reading, place)
+        except DataError as error:
+            reading.refuse(error, note_id=note_id)
             continue
-        record = _parse(content, path, line)
-        note_id = _identifier(record, "id", path, line) or f"{split}-{number}"
-        if note_id in seen:
-            raise DataError(
-                f"field id repeats {note_id!r}; every note needs an id of its own.", path=path, line=line
-            )
-        seen.add(note_id)
-        number += 1
-        counts["notes"] += 1
-        yield _note(note_id, record, schema, counts, path, line)
-    if number == first_number:
-        raise DataError("has no records, only blank lines; leave the file out.", path=path)
+        yield reading.counted(note)
+    require_records(records, path, reading)
 
 
-def _note(
-    note_id: str, record: Mapping[str, object], schema: LabelSchema, counts: Counts, path: Path, line: int
-) -> Note:
-    """Build one note from a parsed line."""
-    text = _text(record, path, line)
-    spans = record.get("spans")
-    if not isinstance(spans, list):
+def record_lines(path: Path, reading: Reading) -> Iterator[tuple[Place, str]]:
+    """Yield the lines of a file that are not blank, with their places."""
+    for line, content in read_lines(path, on_error=reading.refuse if reading.on_reject else None):
+        if content.strip():
+            yield Place(path=path, line=line), content
+
+
+def require_records(records: int, path: Path, reading: Reading) -> None:
+    """Raise for a file without records, unless what it held was rejected."""
+    if not records and not reading.counts["rejected"]:
         raise DataError(
-            "field spans must be a list; write [] for a note without entities.", path=path, line=line
+            "has no records, only blank lines; leave the file out.", path=path, reason="empty-file"
         )
-    found = (_span(index, span, text, schema, counts, path, line) for index, span in enumerate(spans))
+
+
+def json_line(note: Note) -> str:
+    """Return a note as one line of JSON, which `read_jsonl` reads back.
+
+    The words of a source that is split into words already are not kept: readers split the text anew.
+    """
+    spans = [{"start": span.start, "end": span.end, "label": span.label} for span in note.spans]
+    record = {"id": note.note_id, "text": note.text, "spans": spans}
+    ids = {"document_id": note.document_id, "patient_id": note.patient_id}
+    known = {name: value for name, value in ids.items() if value is not None}
+    return json.dumps({**note.columns, **record, **known}, ensure_ascii=False)
+
+
+def span_list(
+    spans: object, text: str, reading: Reading, place: Place, *, name: str = "spans"
+) -> Iterator[SourceSpan | None]:
+    """Yield the checked spans of a list of `{"start", "end", "label"}`; a span may repeat its `text`.
+
+    Raises:
+        DataError: The list or one of its spans is not usable.
+    """
+    if not isinstance(spans, list):
+        raise place.error(f"field {name} must be a list; write [] for a note without entities.", "bad-span")
+    for index, span in enumerate(spans):
+        yield _span(f"{name}[{index}]", span, text, reading, place)
+
+
+def _note(note_id: str, record: Mapping[str, object], reading: Reading, place: Place) -> Note:
+    """Build one note from a parsed line."""
+    text = require_note_text(record.get("text"), place)
     return Note(
         note_id=note_id,
         text=text,
-        spans=resolve_overlaps(
-            [span for span in found if span is not None], counts, path, allow_nested=False
-        ),
-        document_id=_identifier(record, "document_id", path, line),
-        patient_id=_identifier(record, "patient_id", path, line),
-        columns=_columns(record, counts),
+        spans=reading.spans(span_list(record.get("spans"), text, reading, place), place, allow_nested=False),
+        document_id=identifier(record, "document_id", place),
+        patient_id=identifier(record, "patient_id", place),
+        columns=scalar_columns(record, _FIELDS, reading.counts),
     )
 
 
-def _parse(content: str, path: Path, line: int) -> Mapping[str, object]:
-    """Return the object of one line."""
-    try:
-        record = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"is not JSON ({error.msg} at column {error.colno}); each line must hold one whole object.",
-            path=path,
-            line=line,
-        ) from None
-    except ValueError:
-        raise DataError("holds a number with too many digits.", path=path, line=line) from None
-    except RecursionError:
-        raise DataError("is nested too deeply for a record.", path=path, line=line) from None
-    if not isinstance(record, dict):
-        raise DataError("must be a JSON object with id, text and spans.", path=path, line=line)
-    return record
-
-
-def _text(record: Mapping[str, object], path: Path, line: int) -> str:
-    """Return the field `text`, which must be a non-empty text that UTF-8 can hold."""
-    text = record.get("text")
-    if not isinstance(text, str) or not text:
-        raise DataError("field text must be a non-empty text.", path=path, line=line)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"field text holds half of a surrogate pair at character {error.start}; it is not valid Unicode.",
-            path=path,
-            line=line,
-        ) from None
-    return text
-
-
-def _identifier(record: Mapping[str, object], name: str, path: Path, line: int) -> str | None:
-    """Return an id as text, or None where the field is absent or null."""
-    value = record.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"field {name} must be a non-empty text or a whole number.", path=path, line=line)
-    return str(value)
-
-
-def _span(
-    index: int, span: object, text: str, schema: LabelSchema, counts: Counts, path: Path, line: int
-) -> SourceSpan | None:
+def _span(name: str, span: object, text: str, reading: Reading, place: Place) -> SourceSpan | None:
     """Return one checked span, or None where the mapping drops its label."""
-    name = f"spans[{index}]"
     if not isinstance(span, dict):
-        raise DataError(f"field {name} must be an object with start, end and label.", path=path, line=line)
-    start, end = (_offset(span, name, key, path, line) for key in ("start", "end"))
-    label = span.get("label")
-    if not isinstance(label, str):
-        raise DataError(f"field {name}.label must be a text.", path=path, line=line)
-    if end > len(text):
-        raise DataError(
-            f"field {name} [{start}, {end}) goes past the text, which has {len(text)} characters; "
-            "offsets count characters, not bytes or UTF-16 units.",
-            path=path,
-            line=line,
-        )
-    if start >= end:
-        raise DataError(f"field {name} [{start}, {end}) is empty or reversed.", path=path, line=line)
+        raise place.error(f"field {name} must be an object with start, end and label.", "bad-span")
+    start, end = (offset(name, key, span.get(key), place) for key in ("start", "end"))
+    found = reading.span(name, start, end, span.get("label"), text, place)
     if "text" in span and span["text"] != text[start:end]:
-        raise DataError(
+        raise place.error(
             f"field {name}.text is not what the note has at [{start}, {end}); correct the offsets.",
-            path=path,
-            line=line,
+            "bad-span",
         )
-    resolved = resolve_label(label, schema, counts, path, line)
-    if not resolved:
-        return None
-    return SourceSpan(start=start, end=end, label=resolved, line=line, name=name)
-
-
-def _offset(span: Mapping[str, object], name: str, key: str, path: Path, line: int) -> int:
-    """Return a whole number of at least 0."""
-    value = span.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DataError(f"field {name}.{key} must be a whole number of at least 0.", path=path, line=line)
-    return value
-
-
-def _columns(record: Mapping[str, object], counts: Counts) -> dict[str, str]:
-    """Return the further scalar fields as text; others are counted and left."""
-    columns = {}
-    for key, value in record.items():
-        if key in _FIELDS or value is None:
-            continue
-        if isinstance(value, bool):
-            columns[key] = "true" if value else "false"
-        elif isinstance(value, str | int | float):
-            columns[key] = str(value)
-        else:
-            counts["ignored_fields"] += 1
-    return columns
+    return found

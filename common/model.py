@@ -20,10 +20,15 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from common.errors import ModelError
+from common.feature_head import FeatureTagger, drop_head, save_head, with_saved_head
 from common.plan import Model as ModelSection
+from common.plan_augmentation import Features
 from common.seeding import torch_seed
 
 EMBEDDED_ENCODER = "minilm"
+
+HEAD = "classifier"
+"""What the head's parameters have in their names."""
 
 
 def encoder_source(encoder: str) -> str:
@@ -41,13 +46,16 @@ def encoder_source(encoder: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.Module:
+def build_model(
+    section: ModelSection, tags: Sequence[str], *, seed: int, features: Features | None = None
+) -> nn.Module:
     """Build the classifier that a plan describes, on the CPU, in float32.
 
     Args:
         section: The plan's `[model]`.
         tags: The tags in the order of their ids.
         seed: The plan's seed; the head's initial weights depend on it alone.
+        features: The plan's `[features]`, for a head that also sees word features.
 
     Returns:
         The model; the parameters that the plan trains, and no others, require gradients.
@@ -71,23 +79,33 @@ def build_model(section: ModelSection, tags: Sequence[str], *, seed: int) -> nn.
         _freeze(model, section)
         if section.lora_rank:
             model = _with_lora(model, section)
+        if features is not None:
+            model = FeatureTagger(model, features)
     return cast(nn.Module, model)
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Save a plain Hugging Face folder: adapters are merged, so that transformers alone opens it."""
-    plain: Any = model
+    """Save a plain Hugging Face folder: adapters are merged, so that transformers alone opens it.
+
+    A feature head is saved beside it, in two files that transformers does not look at: opened by transformers,
+    such a model works without its features; opened by `load_model`, with them.
+    """
+    plain: Any = model.tagger if isinstance(model, FeatureTagger) else model
     if hasattr(plain, "merge_and_unload"):
         import copy
 
         plain = copy.deepcopy(plain).merge_and_unload()
-    with _quiet():
+    with quiet():
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    if isinstance(model, FeatureTagger):
+        save_head(model, folder)
+    else:
+        drop_head(folder)
 
 
 def load_model(folder: Path) -> nn.Module:
-    """Open a saved model folder; return the model in evaluation mode.
+    """Open a saved model folder, with its feature head if it has one; return the model in evaluation mode.
 
     Raises:
         ModelError: The folder does not hold a token classifier.
@@ -99,8 +117,7 @@ def load_model(folder: Path) -> nn.Module:
         )
     with _translated(str(folder)):
         model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
-    model.eval()
-    return cast(nn.Module, model)
+    return with_saved_head(cast(nn.Module, model), folder).eval()
 
 
 def model_tags(model: nn.Module) -> tuple[str, ...]:
@@ -218,7 +235,7 @@ def is_local(source: str) -> bool:
 def _translated(encoder: str) -> Iterator[None]:
     """Keep transformers quiet, and turn its many errors about a missing or broken model into one."""
     try:
-        with _quiet():
+        with quiet():
             yield
     # transformers raises a RuntimeError where weights do not fit the configuration.
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -229,7 +246,7 @@ def _translated(encoder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep warnings and progress bars of transformers off the screen."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()

@@ -11,20 +11,26 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import tomli_w
 
 from common.errors import PlanError, ValidationError
+from common.plan_augmentation import Adversarial, Augmentation, Features, check_private_sections
+from common.plan_section import Section as Section
+from common.plan_section import checked as _checked
+from common.plan_section import choice as _choice
+from common.plan_section import flag as _flag
+from common.plan_section import number as _float
+from common.plan_section import text as _text
+from common.plan_section import whole as _int
+from common.preparation import StageChoice, require_stages, require_within_units
 from common.validation import (
     nearest,
-    require_bool,
     require_choice,
-    require_float,
     require_int,
     require_known_keys,
     require_text,
@@ -38,33 +44,9 @@ UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
 CLIPPING_STYLES = ("flat", "auto", "per_layer")
 LOCAL_OPTIMIZERS = ("adam", "sgd")
+PRIVATELY_TRAINED = ("all", "layers", "biases")
 PARTITIONS = ("even", "power_law", "dirichlet", "column")
 ENGINES = ("inprocess", "ray")
-
-
-def _checked(default: Any, check: Callable[[str, object], Any]) -> Any:
-    """Declare a field whose value passes through `check(name, value)`."""
-    return field(default=default, metadata={"check": check})
-
-
-def _int(default: int, minimum: int, maximum: int) -> Any:
-    return _checked(default, partial(require_int, minimum=minimum, maximum=maximum))
-
-
-def _float(default: float, minimum: float, maximum: float, *, above: bool = False) -> Any:
-    return _checked(default, partial(require_float, minimum=minimum, maximum=maximum, open_minimum=above))
-
-
-def _choice(default: str, choices: tuple[str, ...]) -> Any:
-    return _checked(default, partial(require_choice, choices=choices))
-
-
-def _text(default: str) -> Any:
-    return _checked(default, require_text)
-
-
-def _flag(default: bool) -> Any:
-    return _checked(default, require_bool)
 
 
 def _require_string(name: str, value: object) -> str:
@@ -102,29 +84,6 @@ def _require_label_map(name: str, value: object) -> tuple[tuple[str, str], ...]:
     for source, target in items:
         pairs.append((require_text(f"{name} key", source), _require_string(f"{name}.{source}", target)))
     return tuple(sorted(pairs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A table of the plan; its fields check themselves when it is made."""
-
-    title: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        """Check every field that declares a check, naming it `section.field`."""
-        for item in dataclasses.fields(self):
-            check = item.metadata.get("check")
-            if check is not None:
-                value = check(f"{self.title}.{item.name}", getattr(self, item.name))
-                object.__setattr__(self, item.name, value)
-
-    @classmethod
-    def from_table(cls, table: object) -> Self:
-        """Make the section from a parsed TOML table; unknown keys are errors."""
-        if not isinstance(table, Mapping):
-            raise ValidationError(f"[{cls.title}] must be a table, not {table!r}.")
-        require_known_keys(f"[{cls.title}]", table, [item.name for item in dataclasses.fields(cls)])
-        return cls(**table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +169,9 @@ class Privacy(Section):
     `steps` counts the noised steps of one site over all rounds. Exactly one of `noise_multiplier` and
     `target_epsilon` is positive; the other is 0. `optimizer` is what a site steps with: each round begins a new
     `adam`; `sgd` with one step a round leaves adaptive steps to the server's optimizer, which then sees the
-    sites' gradients averaged, and their noise with them.
+    sites' gradients averaged, and their noise with them. `trained` is what the noised steps change: `all` that the
+    model section lets train, `layers` leaves the embeddings as the warm-up left them, and `biases` changes only
+    biases, norms and the head (Bu et al. 2022, DP-BiTFiT): the fewer numbers, the less noise in all.
     """
 
     title = "privacy"
@@ -227,6 +188,7 @@ class Privacy(Section):
     max_windows_per_unit: int = _int(16, 1, 10_000)
     averaging: float = _float(0.0, 0.0, 0.9999)
     optimizer: str = _choice("adam", LOCAL_OPTIMIZERS)
+    trained: str = _choice("all", PRIVATELY_TRAINED)
 
     def __post_init__(self) -> None:
         """Check the fields and that the noise is given in exactly one way."""
@@ -272,6 +234,14 @@ class SecureAggregation(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparation(Section):
+    """What every site does to its notes before tokenisation, in order; a site's own file may add stages."""
+
+    title = "preparation"
+    stages: tuple[StageChoice, ...] = _checked((), require_stages)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking(Section):
     """Where metrics go besides the run folder; both stay offline unless their own settings say otherwise."""
 
@@ -301,14 +271,18 @@ _SECTIONS: dict[str, type[Section]] = {
         Model,
         Federation,
         Training,
+        Augmentation,
+        Adversarial,
+        Features,
         Privacy,
         Warmup,
         SecureAggregation,
+        Preparation,
         Tracking,
         Simulation,
     )
 }
-_OPTIONAL = ("privacy", "warmup")
+_OPTIONAL = ("augmentation", "adversarial", "features", "privacy", "warmup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +294,13 @@ class Plan:
     model: Model = field(default_factory=Model)
     federation: Federation = field(default_factory=Federation)
     training: Training = field(default_factory=Training)
+    augmentation: Augmentation | None = None
+    adversarial: Adversarial | None = None
+    features: Features | None = None
     privacy: Privacy | None = None
     warmup: Warmup | None = None
     secure_aggregation: SecureAggregation = field(default_factory=SecureAggregation)
+    preparation: Preparation = field(default_factory=Preparation)
     tracking: Tracking = field(default_factory=Tracking)
     simulation: Simulation = field(default_factory=Simulation)
 
@@ -400,6 +378,7 @@ class Plan:
             )
         if federation.local_epochs > 1:
             raise _epochs_under_privacy(federation.local_epochs)
+        require_within_units("preparation.stages", self.preparation.stages)
         # One epoch is the default of a plan that names none; a private plan has no epochs at all.
         object.__setattr__(self, "federation", dataclasses.replace(federation, local_epochs=0))
         if self.training.physical_tokens < self.model.max_tokens:
@@ -408,6 +387,13 @@ class Plan:
                 f"{self.model.max_tokens}; under [privacy] whether a window fits must not depend on the "
                 "records, so raise the one or lower the other."
             )
+        check_private_sections(
+            self.augmentation,
+            self.adversarial,
+            self.features,
+            physical_tokens=self.training.physical_tokens,
+            max_tokens=self.model.max_tokens,
+        )
 
 
 def _epochs_under_privacy(epochs: object) -> ValidationError:
@@ -502,4 +488,6 @@ def _parse_value(raw: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, StageChoice):
+        return value.to_table()
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -17,22 +17,25 @@ from common.metrics import EntityCounts, TokenCounts, count_entities, count_toke
 from common.model import autocast, autocast_dtype
 from common.records import EntitySpan, Example, Note
 from common.tokenization import encode, gold_tags, predicted_tags, stitch
+from common.word_features import WordFeatures
 
 _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How notes become windows; the plan's `[model]` and the tokenizer."""
+    """How notes become windows; the plan's `[model]` and `[features]`, and the tokenizer."""
 
     tokenizer: Any = field(repr=False)
     schema: LabelSchema
     max_tokens: int
     stride: int
+    features: WordFeatures | None = field(default=None, repr=False)
 
     def examples(self, notes: Iterable[Note], *, unit: str = "record") -> list[Example]:
         """Return the windows of notes, note after note."""
-        return encode(
+        notes = list(notes)
+        found = encode(
             notes,
             self.tokenizer,
             self.schema,
@@ -40,6 +43,7 @@ class Encoding:
             stride=self.stride,
             unit=unit,
         )
+        return found if self.features is None else self.features.add(found, notes)
 
     @property
     def pad_id(self) -> int:
@@ -86,7 +90,7 @@ def predict_tags(
     with torch.inference_mode(), autocast(device, dtype):
         for batch in batches_by_length(examples, batch_size=_BATCH):
             inputs = collate(batch, pad_id).to(device)
-            logits = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+            logits = model(**inputs.inputs).logits
             best = logits.argmax(dim=-1).cpu().numpy()
             for row, example in zip(best, batch, strict=True):
                 tags[position[id(example)]] = row[: example.num_tokens].astype(np.int64)

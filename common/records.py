@@ -54,6 +54,8 @@ class Example:
         input_ids: Piece ids with the special tokens, `(tokens,)` int32.
         labels: Tag id on a word's first piece where this window owns the word, else -100, `(tokens,)` int64.
         words: Index into the note's words on an owned word's first piece, else -1, `(tokens,)` int32.
+        features: Word features on owned first pieces, else 0, `(tokens, kinds)` int32; None where the plan
+            has none.
     """
 
     note_id: str
@@ -61,6 +63,7 @@ class Example:
     input_ids: NDArray[np.int32] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     words: NDArray[np.int32] = field(repr=False)
+    features: NDArray[np.int32] | None = field(default=None, repr=False)
 
     @property
     def num_tokens(self) -> int:

@@ -29,6 +29,11 @@ MEAN_STATISTICS = ("train_loss",)
 _WEIGHTED = frozenset((DELTA, *MEAN_STATISTICS))
 
 
+def field_names(*, private: bool) -> tuple[str, ...]:
+    """Return the fields of every site's update; under privacy the delta travels alone."""
+    return (DELTA,) if private else (DELTA, *SUM_STATISTICS, *MEAN_STATISTICS)
+
+
 class UpdateStage(Protocol):
     """One reversible step between a site's update and what travels."""
 

@@ -6,16 +6,18 @@ Sites without privacy use it on their records, and the server on public notes fo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.batching import batches_by_length, collate
-from common.model import autocast, autocast_dtype
+from common.batching import Batch, batches_by_length, collate
+from common.model import HEAD, autocast, autocast_dtype
 from common.plan import Training
 from common.records import Example
 from common.tokenization import IGNORED
@@ -36,6 +38,29 @@ class TrainingResult:
     num_tokens: int
     loss_sum: float
     steps: int
+
+
+class Adversary(Protocol):
+    """Forms the gradient of a batch from several passes, as adversarial training does."""
+
+    def backward(
+        self, model: nn.Module, mask: torch.Tensor, loss: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """Add the gradient to `.grad`; return the loss of the first pass, a scalar."""
+
+
+@runtime_checkable
+class EpochWindows(Protocol):
+    """Windows that are new in each epoch, as augmented ones are."""
+
+    def __len__(self) -> int:
+        """Windows of one epoch, about: what the number of steps is planned by."""
+
+    def epoch(self, number: int) -> Sequence[Example]:
+        """Return the windows of an epoch, from 0; the same number gives the same windows."""
+
+
+Windows = Sequence[Example] | EpochWindows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +88,11 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def schedule(step: int, total: int, training: Training) -> float:
     """Learning-rate factor in [0, 1] of a 0-based step: linear warm-up, then linear decay over the whole run."""
-    warmup = max(1, round(total * training.warmup_fraction))
+    # A plan that asks for some warm-up gets one step of it, one that asks for none gets none.
+    warmup = max(1, round(total * training.warmup_fraction)) if training.warmup_fraction else 0
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return max(0.0, (total - step) / max(1, total - warmup + 1))
+    return max(0.0, (total - step) / max(1, total - warmup + bool(warmup)))
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
@@ -74,7 +100,7 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, obj
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            head = "classifier" in name
+            head = HEAD in name
             groups.setdefault((parameter.ndim > 1, head), []).append(parameter)
     head_rate = training.head_learning_rate or training.learning_rate
     return [
@@ -111,10 +137,18 @@ class FitSession:
         pad_id: The tokenizer's padding id.
         total_steps: Steps that the schedule runs over.
         first_step: Steps of the schedule that are over.
+        adversary: Forms the gradients, for adversarial training; one plain pass by default.
     """
 
     def __init__(
-        self, model: nn.Module, training: Training, *, pad_id: int, total_steps: int, first_step: int = 0
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        pad_id: int,
+        total_steps: int,
+        first_step: int = 0,
+        adversary: Adversary | None = None,
     ) -> None:
         self.model = model
         self.training = training
@@ -124,25 +158,29 @@ class FitSession:
         self.optimizer = torch.optim.AdamW(parameter_groups(model, training), fused=True)
         self.total_steps = total_steps
         self.step_index = first_step
+        self.adversary = adversary
         self.trained = [p for p in model.parameters() if p.requires_grad]
         pulled = training.fedprox_mu > 0
         self.anchor = [p.detach().clone() for p in self.trained] if pulled else []
 
     def run(
         self,
-        examples: Sequence[Example],
+        examples: Windows,
         steps: int,
         order_seed: int,
         on_step: Callable[[Progress], None] | None = None,
+        *,
+        first_epoch: int = 0,
     ) -> TrainingResult:
         """Take `steps` optimizer steps over the windows, epoch after epoch in a fresh order."""
         self.model.train()
         generator = np.random.default_rng(order_seed)
         done, seen, tokens, loss_sum = 0, 0, 0, 0.0
-        while done < steps:
-            for batch in batches_by_length(
-                examples, batch_size=self.training.batch_size, generator=generator
-            ):
+        for epoch in itertools.count(first_epoch):
+            if done == steps:
+                break
+            windows = examples.epoch(epoch) if isinstance(examples, EpochWindows) else examples
+            for batch in batches_by_length(windows, batch_size=self.training.batch_size, generator=generator):
                 loss, count = self._step(batch)
                 done, seen, tokens, loss_sum = done + 1, seen + len(batch), tokens + count, loss_sum + loss
                 if on_step is not None:
@@ -156,13 +194,25 @@ class FitSession:
         inputs = collate(batch, self.pad_id).to(self.device)
         count = int((inputs.labels != IGNORED).sum())
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.dtype):
-            logits = self.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
-        loss = token_loss(logits, inputs.labels)
-        (loss / max(count, 1)).backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(inputs, max(count, 1))
         pull_back(self.trained, self.anchor, self.training.fedprox_mu)
         nn.utils.clip_grad_norm_(self.trained, self.training.max_grad_norm)
         set_rates(self.optimizer, schedule(self.step_index, self.total_steps, self.training))
         self.optimizer.step()
         self.step_index += 1
-        return float(loss.detach()), count
+        return loss * max(count, 1), count
+
+    def _backward(self, inputs: Batch, count: int) -> float:
+        """Leave the gradient of the mean loss in `.grad`; return that loss."""
+
+        def mean_loss() -> torch.Tensor:
+            """Run the model once."""
+            with autocast(self.device, self.dtype):
+                logits = self.model(**inputs.inputs).logits
+            return token_loss(logits, inputs.labels) / count
+
+        if self.adversary is not None:
+            return float(self.adversary.backward(self.model, inputs.attention_mask, mean_loss))
+        loss = mean_loss()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())

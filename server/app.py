@@ -24,6 +24,8 @@ from common.ingestion import read_dataset
 from common.plan import read_plan
 from common.roster import read_roster
 from server.federation import FederationJob, open_run, run_federation
+from server.json_log import json_log
+from server.run_progress import ProgressWatch
 from server.watch import ConsoleWatch
 
 PULLERS = 4
@@ -79,7 +81,12 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
     data = read_dataset(_path(config, "data"), schema_of(plan), required=("test",))
     host = ModelHost.build(plan)
     watching = ConsoleWatch.on(Console(), plan.federation.rounds)
-    with open_run(plan, out, resume=resume) as folder, watching as watch:
+    with (
+        open_run(plan, out, resume=resume) as folder,
+        json_log(folder.path / "log.jsonl"),
+        watching as watch,
+        ProgressWatch(folder.path, plan.federation.rounds, watch) as listener,
+    ):
         yield FederationJob(
             plan=plan,
             roster=roster,
@@ -87,7 +94,7 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
             host=host,
             devel=data.devel,
             test=data.test,
-            listener=watch,
+            listener=listener,
             pullers=PULLERS,
         )
 

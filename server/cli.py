@@ -13,6 +13,9 @@ from rich.table import Table
 from common.command import run_command
 from common.errors import InputError
 from common.roster import Member, Roster, parse_identity_key, read_roster, write_roster
+from server.cli_pki import enrol, pki
+from server.cli_up import resume, status, stop, up
+from server.robustness_command import robustness
 
 app = typer.Typer(
     name="fedward-server",
@@ -28,6 +31,10 @@ ModelFolder = Annotated[Path, typer.Option("--model", help="A run's model folder
 
 roster = typer.Typer(help="Who takes part: names, identity keys and public weights.", no_args_is_help=True)
 app.add_typer(roster, name="roster")
+app.add_typer(pki, name="pki")
+app.add_typer(enrol, name="enrol")
+for command in (up, status, resume, stop):
+    app.command()(command)
 
 RosterFile = Annotated[Path, typer.Argument(help="The roster, a TOML file.", show_default=False)]
 
@@ -95,6 +102,9 @@ def predict(
     console.print(
         f"Wrote {count} entities to {out / 'spans.jsonl'} and to BRAT files beside it.", soft_wrap=True
     )
+
+
+app.command()(robustness)
 
 
 def _show_roster(members: Roster) -> None:

@@ -7,49 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from common.errors import InputError, ModelError, ValidationError
+from common.errors import InputError
 from common.files import write_atomically
 from common.ingestion import find_split, read_split
-from common.labels import LabelSchema
-from common.model import load_model, model_tags
-from common.prediction import Encoding, predict_spans
 from common.prediction import evaluate as evaluate_notes
+from common.prediction import predict_spans
 from common.records import EntitySpan, Note
+from common.tagger import open_tagger
 from common.text_files import read_text
-from common.tokenization import load_tokenizer
-
-_MAX_TOKENS = 256
-_STRIDE = 64
-
-
-def open_tagger(folder: Path, label_map: Iterable[str] = ()) -> tuple[nn.Module, Encoding]:
-    """Open a saved model with what feeds it; the label schema is read from the model's own tags.
-
-    Args:
-        folder: A plain Hugging Face folder.
-        label_map: `source=type` pairs for gold data with other labels.
-
-    Raises:
-        ModelError: The folder is not a token classifier with IOB2 tags.
-    """
-    model = load_model(folder)
-    types = dict.fromkeys(tag[2:] for tag in model_tags(model) if tag.startswith("B-"))
-    try:
-        schema = LabelSchema(entity_types=tuple(types), mapping=_parse_map(label_map))
-    except ValidationError as error:
-        raise ModelError(f"{folder}: {error}") from None
-    if schema.tags != model_tags(model):
-        raise ModelError(
-            f"{folder} has the tags {', '.join(model_tags(model))}, which are not IOB2 in fedward's order."
-        )
-    tokenizer = load_tokenizer(folder, local_files_only=True)
-    positions = int(getattr(model.config, "max_position_embeddings", _MAX_TOKENS))
-    max_tokens = min(_MAX_TOKENS, positions)
-    return model, Encoding(
-        tokenizer=tokenizer, schema=schema, max_tokens=max_tokens, stride=min(_STRIDE, max_tokens // 4)
-    )
 
 
 def evaluate_folder(model: Path, data: Path, *, split: str, label_map: Iterable[str] = ()) -> dict[str, Any]:
@@ -122,13 +87,3 @@ def _texts(source: Path) -> list[Path]:
     if not files:
         raise InputError(f"{source} is neither a text file nor a folder with .txt files.")
     return files
-
-
-def _parse_map(pairs: Iterable[str]) -> dict[str, str]:
-    mapping = {}
-    for pair in pairs:
-        source, equals, target = pair.partition("=")
-        if not equals or not source:
-            raise InputError(f"--map {pair!r} is not of the form SOURCE=TYPE.")
-        mapping[source] = target
-    return mapping

@@ -17,6 +17,7 @@ from common.errors import PlanError
 from common.files import write_atomically
 from common.host import ModelHost
 from common.model import save_model
+from common.parameters import vector_hash
 from common.plan import Plan, read_plan
 from common.prediction import Evaluation, evaluate
 from common.private_plan import check_private_plan
@@ -39,6 +40,7 @@ from server.rounds import (
     RoundLoop,
     RunState,
 )
+from server.run_audit import AuditedListener, RunAudit
 from server.run_folder import RunFolder
 from server.secure_rounds import SecureAggregator
 from server.tracking import open_trackers
@@ -87,6 +89,8 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
     store = CheckpointStore(job.folder.checkpoints_path)
     loop = _loop(grid, job, store)
     state = _start_state(loop, store, job)
+    audit = RunAudit(job.folder.audit_path, job.plan, state.run_id)
+    loop.listen(AuditedListener(loop.listener, audit))
     job.folder.rewind(state.server_round, state.history)
     parameters: dict[str, str | int] = {
         "plan_hash": job.plan.hash,
@@ -103,10 +107,10 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
         first_round=state.server_round + 1,
         history=state.history,
     ) as trackers:
-        loop.on_row = (job.folder.append_metrics, trackers.log_round)
+        loop.on_row = (job.folder.append_metrics, audit.closed, trackers.log_round)
         state = loop.run(state)
         warnings = [*loop.cohort.warnings(), *trackers.warnings]
-        result = _finish(job, state, warnings, seconds=time.monotonic() - started)
+        result = _finish(job, state, warnings, audit, seconds=time.monotonic() - started)
         trackers.log_result(result)
     return result
 
@@ -206,7 +210,7 @@ def _warmup_path(job: FederationJob) -> Path:
 
 
 def _finish(
-    job: FederationJob, state: RunState, warnings: Sequence[str], *, seconds: float
+    job: FederationJob, state: RunState, warnings: Sequence[str], audit: RunAudit, *, seconds: float
 ) -> dict[str, Any]:
     """Choose the model, save it, evaluate it once on the test set, and write result and report."""
     vector = state.best if state.best is not None else state.weights
@@ -219,6 +223,7 @@ def _finish(
     report = replace(report, warnings=(*report.warnings, *warnings))
     result = result_of(report)
     job.folder.write_report(render_report(report))
+    audit.released(vector_hash(vector), result["epsilon"])
     job.folder.write_result(result)
     return result
 

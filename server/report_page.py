@@ -8,9 +8,9 @@ from html import escape
 from typing import Final
 
 from common.accounting import Epsilon
-from server.report_parts import count, details, duration, score, small, table
+from common.report_parts import count, details, duration, score, small, table
+from common.report_style import STYLE
 from server.report_rounds import rounds_section, sites_in
-from server.report_style import STYLE
 from server.reporting import RunReport
 
 # The page cannot fetch or run anything, even if a text slipped past the escaping.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from server.charts import Series, bar_chart, line_chart, stacked
-from server.report_parts import details, duration, score, table, whole
+from common.charts import Series, bar_chart, line_chart, stacked
+from common.report_parts import details, duration, score, table, whole
 from server.reporting import RunReport
 
 

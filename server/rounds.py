@@ -20,7 +20,7 @@ from common.messages import LEDGER_HEAD, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.plan import Plan
 from common.roster import Roster
-from common.stages import DELTA, Fields, UpdateStage, Weighting, undo_stages
+from common.stages import DELTA, Fields, UpdateStage, Weighting, field_names, undo_stages
 from server.aggregation import RunningSum
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.cohort import Cohort
@@ -163,11 +163,16 @@ class PlainAggregator:
         """Fold the uploads one by one as they come; the sum does not depend on their order."""
         total = RunningSum(weighted_fields=())
         sites: list[str] = []
+        expected = frozenset(field_names(private=self.conversation.plan.privacy is not None))
 
         def fold(site: str, reply: Envelope) -> None:
             if site in sites:
                 raise RoundError(f"{site} uploaded twice.")
-            # Checked against the model: the first reply must not decide for all others what fits.
+            # Checked against plan and model: the first reply must not decide for all others what fits.
+            if frozenset(reply.arrays) != expected:
+                raise DecodeError(
+                    f"{site} uploaded other fields than the plan's: {', '.join(sorted(expected))}."
+                )
             if reply.vector(DELTA, np.float32).shape != request.vector.shape:
                 raise DecodeError(f"{site} uploaded a change of another length than the model's.")
             total.add(
@@ -248,6 +253,10 @@ class RoundLoop:
         self.stages = stages
         self.listener = conversation.listener
         self.on_row: Sequence[Callable[[Mapping[str, Any]], None]] = ()
+
+    def listen(self, listener: RoundListener) -> None:
+        """Tell another listener from now on."""
+        self.listener = self.conversation.listener = listener
 
     def run(self, state: RunState) -> RunState:
         """Run all rounds that are left.

@@ -11,6 +11,8 @@ runs/<name>/
 ├── attempt.json      the newest attempt at secure aggregation
 ├── privacy.json      how often each site was asked to train, under a private plan
 ├── warmup.json       what the public warm-up gave
+├── progress.json     where the run stands, for people
+├── log.jsonl         the ServerApp's log
 ├── report.html       self-contained
 └── result.json       the headline numbers
 ```
@@ -32,13 +34,19 @@ from typing import Any, Final, Self
 from common.errors import InputError
 from common.files import remove_partial_files, replacing, write_atomically
 
+STOP_REQUEST: Final = ".stop"
+"""A file of this name asks the run to stop after its current round."""
+
 _FILES: Final = (
+    STOP_REQUEST,
     "plan.toml",
     "metrics.jsonl",
     "audit.jsonl",
     "attempt.json",
     "privacy.json",
     "warmup.json",
+    "progress.json",
+    "log.jsonl",
     "report.html",
     "result.json",
 )
@@ -62,7 +70,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         """Lock the folder, which exists."""
         self.path = Path(path)
-        self._lock: int | None = _lock(self.path)
+        self._lock: int | None = lock_folder(self.path)
         remove_partial_files(self.path)
 
     @classmethod
@@ -296,8 +304,12 @@ def _require_no_strangers(folder: Path) -> None:
         )
 
 
-def _lock(folder: Path) -> int:
-    """Lock the folder for this process, or raise if another holds it."""
+def lock_folder(folder: Path) -> int:
+    """Lock a folder for this process until the descriptor that is returned is closed.
+
+    Raises:
+        InputError: Another process holds it.
+    """
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # lockf, not flock: its lock dies with this process even when forked workers live on.

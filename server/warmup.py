@@ -16,15 +16,13 @@ from torch import nn
 
 from common.errors import DataError, PlanError
 from common.host import ModelHost
+from common.model import HEAD
 from common.overlap import overlapping
 from common.plan import Plan, Warmup
 from common.prediction import evaluate
 from common.records import Note
 from common.seeding import derive_seed, torch_seed
 from common.training import FitSession
-
-HEAD = "classifier"
-"""What the head's parameters have in their names."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.augmentation import Augmenter, EpochViews
+from client.preprocessing_build import prepare_notes
 from client.trainer import LocalTrainer
 from common.errors import InputError
 from common.files import write_atomically
@@ -29,7 +31,8 @@ from common.seeding import derive_seed, torch_seed
 from common.validation import require_choice
 from server.run_folder import read_metrics
 from simulation.baselines_lexicon import lexicon_baseline
-from simulation.engine import federate, set_threads, simulate, split_notes
+from simulation.engine import federate, set_threads, simulate, simulated_recipe, split_notes
+from simulation.fraction import take_fraction
 from simulation.watch import RunWatch
 
 ARMS = ("lexicon", "central", "federated", "alone")
@@ -78,31 +81,47 @@ def fit_centrally(
 
     Args:
         plan: The plan; its `[privacy]` is not applied.
-        notes: The training notes.
+        notes: The training notes, before the plan's preparation.
         data: Development and test notes.
         name: Names the generator of the order and of dropout, and the report's lines.
         report: Receives a line an epoch.
         host: A model to use; its weights are overwritten.
     """
     host = host or ModelHost.build(plan)
+    notes = prepare_notes(notes, simulated_recipe(plan))
     examples = host.encoding.examples(notes)
     trainer = LocalTrainer(host.model, plan, pad_id=host.encoding.pad_id)
     epochs = plan.federation.rounds * max(plan.federation.local_epochs, 1)
-    steps = -(-len(examples) // plan.training.batch_size)
+    augmenter = Augmenter.of(replace(plan, privacy=None) if plan.privacy else plan, notes)
+    views = augmenter.views_per_unit if augmenter else 1
+    steps = -(-views * len(examples) // plan.training.batch_size)
     session = trainer.session(total_steps=steps * epochs)
     best: tuple[float, int, NDArray[np.float32]] = (-1.0, 0, host.read())
     seconds = 0.0
     for epoch in range(1, epochs + 1):
         started = time.monotonic()
+        windows = (
+            examples
+            if augmenter is None
+            else EpochViews(
+                augmenter=augmenter,
+                notes=notes,
+                windows=examples,
+                encoding=host.encoding,
+                seed=plan.seed,
+                names=(name, epoch),
+            )
+        )
         with torch_seed(plan.seed, "train", name, epoch):
-            session.run(examples, steps, derive_seed(plan.seed, "order", name, epoch))
+            session.run(windows, steps, derive_seed(plan.seed, "order", name, epoch))
         seconds += time.monotonic() - started
         score = _devel_score(plan, host, data, epoch)
         report(f"{name}: epoch {epoch}/{epochs}, devel F1 {score:.4f}, {seconds:.0f} s")
         if score > best[0]:
             best = (score, epoch, host.read())
     host.write(best[2])
-    tokens = epochs * sum(example.num_tokens for example in examples)
+    # Views are about as long as what they are views of.
+    tokens = epochs * views * sum(example.num_tokens for example in examples)
     scores = evaluate(host.model, data.test, host.encoding, precision=plan.training.precision)
     return FitResult(evaluation=scores, epoch=best[1], seconds=seconds, tokens=tokens)
 
@@ -115,21 +134,26 @@ def compare(
     seeds: Sequence[int],
     arms: Sequence[str] = ARMS,
     report: Report = lambda line: None,
+    fraction: float = 1.0,
 ) -> dict[str, Any]:
     """Run the arms for each seed; what is finished in `out` already is read and not run again.
+
+    With a `fraction` below 1, each seed trains on a part of the notes of its own choosing.
 
     Returns:
         What `compare.json` holds: per arm `micro_f1`, `seconds`, `epsilon` (means over seeds; `alone` is a
         list, one entry a site), with the spread and each seed's own values.
     """
-    _check(plan, data, seeds, arms)
+    parts = {seed: take_fraction(data, fraction, seed=seed) for seed in seeds}
+    for seed, part in parts.items():
+        _check(plan, part, [seed], arms)
     set_threads(plan)
     table: dict[str, Any] = {}
     for seed in seeds:
         seeded = replace(plan, seed=seed)
         for arm in arms:
-            for key, run in _jobs(arm, seeded, data, out, report):
-                values = _kept(out / f"{key}-seed{seed}.json", seeded, run)
+            for key, run in _jobs(arm, seeded, parts[seed], out, report):
+                values = _kept(out / f"{key}-seed{seed}.json", seeded, run, fraction)
                 report(f"{key}, seed {seed}: test F1 {values['micro_f1']:.4f}")
                 table.setdefault(key, []).append(values)
                 write_atomically(out / "compare.json", json.dumps(summarise(table), indent=2) + "\n")
@@ -205,13 +229,13 @@ def _federated(plan: Plan, data: Dataset, out: Path, report: Report) -> dict[str
     return {**{k: result[k] for k in keys if k in result}, "seconds": training}
 
 
-def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result that is on the disk for this plan, or run and keep it."""
+def _kept(path: Path, plan: Plan, run: Callable[[], dict[str, Any]], fraction: float) -> dict[str, Any]:
+    """Return the result that is on the disk for this plan and part of the data, or run and keep it."""
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if kept.get("plan_hash") == plan.hash:
+        if kept.get("plan_hash") == plan.hash and kept.get("fraction", 1.0) == fraction:
             return kept
-    values = {**run(), "seed": plan.seed, "plan_hash": plan.hash}
+    values = {**run(), "seed": plan.seed, "plan_hash": plan.hash, "fraction": fraction}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(values, indent=2) + "\n")
     return values

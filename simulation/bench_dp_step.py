@@ -128,7 +128,7 @@ def _time_steps(case: Case, steps: tuple[str, ...], repeats: int) -> tuple[dict[
 
     The steps take turns, so that a slow moment hits all.
     """
-    model, batch = _model(case), _batch(case)
+    model, batch = model_of(case), windows_of(case)
     actions = {step: _step(step, model, batch) for step in steps}
     for action in actions.values():
         action()
@@ -165,7 +165,7 @@ def _step(step: str, model: nn.Module, batch: PhysicalBatch) -> Callable[[], Non
     return private
 
 
-def _model(case: Case) -> nn.Module:
+def model_of(case: Case) -> nn.Module:
     """Return a randomly initialised token classifier of the case's shape, in training mode."""
     config = BertConfig(
         hidden_size=case.hidden,
@@ -178,7 +178,7 @@ def _model(case: Case) -> nn.Module:
     return model.train()
 
 
-def _batch(case: Case) -> PhysicalBatch:
+def windows_of(case: Case) -> PhysicalBatch:
     """Return random windows without padding, each a unit of its own."""
     shape = (case.windows, case.tokens)
     return PhysicalBatch(

@@ -27,13 +27,22 @@ app = typer.Typer(
 console = Console()
 
 PLANS = Path(__file__).parent / "plans"
-BENCHES = {"dp-step": "bench_dp_step", "secagg": "bench_secagg", "scale": "bench_scale"}
+BENCHES = {
+    "dp-step": "bench_dp_step",
+    "secagg": "bench_secagg",
+    "scale": "bench_scale",
+    "prepare": "bench_prepare",
+    "adversarial": "bench_adversarial",
+}
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder with train, devel (or dev) and test.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change a field of the plan: rounds=3, privacy.q=0.1.")
+]
+Fraction = Annotated[
+    float, typer.Option("--fraction", help="Share of the training notes to use, chosen by the seed.")
 ]
 
 
@@ -62,18 +71,22 @@ def run(
             help="What a site may ever spend, set at its first run; 0 lets the plan through once.", min=0
         ),
     ] = 0.0,
+    fraction: Fraction = 1.0,
 ) -> None:
     """Run a federation and leave a run folder with the model, metrics and a report."""
     require_choice("--engine", engine, ENGINES)
     parsed = read_plan(plan, overrides or ())
     from server.console import print_evaluation
     from simulation.engine import read_data, simulate
+    from simulation.fraction import take_fraction
     from simulation.watch import RunWatch
+
+    notes = take_fraction(read_data(data, parsed), fraction, seed=parsed.seed)
 
     with RunWatch.on(console, parsed.federation.rounds) as watch:
         result = simulate(
             parsed,
-            read_data(data, parsed),
+            notes,
             out,
             resume=resume,
             faults=fault or (),
@@ -99,6 +112,7 @@ def compare(
     arms: Annotated[str, typer.Option(help="Which of lexicon,central,federated,alone to run.")] = (
         "lexicon,central,federated,alone"
     ),
+    fraction: Fraction = 1.0,
 ) -> None:
     """Hold a federation against central training and against each site alone. What is done already is kept."""
     parsed = read_plan(plan, overrides or ())
@@ -112,6 +126,7 @@ def compare(
         seeds=[parsed.seed + i for i in range(seeds)],
         arms=[arm.strip() for arm in arms.split(",") if arm.strip()],
         report=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        fraction=fraction,
     )
     console.print(_comparison(table))
     console.print(f"The numbers are in {out / 'compare.json'}.", soft_wrap=True)

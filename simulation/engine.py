@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 
 from client.app import Handler, make_client_app
+from client.deidentification_settings import DeidentificationTable
+from client.preprocessing_build import DEIDENTIFY, Recipe, prepare_notes, recipe_of
 from client.private_round import Budget
 from client.site import Site
 from common.errors import InputError
@@ -45,7 +47,7 @@ class SimulatedFederation:
     Attributes:
         plan: The plan, with the roster's hash in it.
         roster: One member a site, weighted by its number of notes.
-        notes: Each site's training notes, by name.
+        notes: Each site's training notes after the plan's preparation, by name.
         keys: Each site's identity key, by name.
     """
 
@@ -56,8 +58,18 @@ class SimulatedFederation:
 
 
 def read_data(folder: Path, plan: Plan) -> Dataset:
-    """Read a data folder with the plan's label schema."""
-    return read_dataset(folder, schema_of(plan), required=("train", "test"))
+    """Read a data folder with the plan's label schema.
+
+    Raises:
+        InputError: A file is not usable, or holds notes that nobody has annotated.
+    """
+    data = read_dataset(folder, schema_of(plan), required=("train", "test"))
+    for split, report in data.report.items():
+        if unannotated := report.counts.get("unannotated", 0):
+            raise InputError(
+                f"{report.path}: {unannotated} notes of {split} have no annotation; add their spans."
+            )
+    return data
 
 
 def federate(
@@ -83,7 +95,8 @@ def federate(
             f"simulation.sites is {plan.simulation.sites}, fewer than federation.minimum_cohort, which is {minimum}; "
             "no round could ever be completed, so raise the one or lower the other."
         )
-    shares = split_notes(plan, train)
+    # Each site prepares its own notes, as a real one does: no stage sees two sites.
+    shares = [prepare_notes(share, simulated_recipe(plan)) for share in split_notes(plan, train)]
     names = [f"site-{i + 1}" for i in range(len(shares))]
     keys = {name: key_of(name) if key_of else _identity_key(plan.seed, name) for name in names}
     members = tuple(
@@ -99,6 +112,12 @@ def federate(
     return SimulatedFederation(
         plan=bound, roster=roster, notes=dict(zip(names, shares, strict=True)), keys=keys
     )
+
+
+def simulated_recipe(plan: Plan) -> Recipe:
+    """Return the plan's stages for a site without a site file, which de-identifies by English patterns."""
+    asked = any(choice.name == DEIDENTIFY for choice in plan.preparation.stages)
+    return recipe_of(plan, deidentification=DeidentificationTable(mode="tag") if asked else None)
 
 
 def _declared_units(plan: Plan, share: Sequence[Note]) -> int:

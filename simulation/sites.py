@@ -17,7 +17,6 @@ OUT/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from client.keys import make_identity_key
 from common.errors import InputError
 from common.files import write_atomically
 from common.ingestion import Dataset
+from common.ingestion_jsonl import json_line
 from common.plan import Plan
 from common.records import Note
 from common.roster import Member, Roster, write_roster
@@ -116,17 +116,5 @@ def _write_site(folder: Path, notes: Sequence[Note], superlink: str) -> Member:
 
 
 def write_notes(path: Path, notes: Iterable[Note]) -> None:
-    """Write notes as JSONL with character spans, which ingestion reads back.
-
-    The words of a corpus that is split into words already are not kept: readers split the text anew.
-    """
-    write_atomically(path, "".join(f"{_json_line(note)}\n" for note in notes))
-
-
-def _json_line(note: Note) -> str:
-    """Return a note as one line of JSON."""
-    spans = [{"start": span.start, "end": span.end, "label": span.label} for span in note.spans]
-    record = {"id": note.note_id, "text": note.text, "spans": spans}
-    ids = {"document_id": note.document_id, "patient_id": note.patient_id}
-    known = {name: value for name, value in ids.items() if value is not None}
-    return json.dumps({**note.columns, **record, **known}, ensure_ascii=False)
+    """Write notes as JSONL with character spans, which ingestion reads back."""
+    write_atomically(path, "".join(f"{json_line(note)}\n" for note in notes))

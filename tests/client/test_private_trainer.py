@@ -134,6 +134,49 @@ def test_a_round_without_records_still_moves_by_noise(plan, host):
     assert np.mean(moved != start) > 0.9
 
 
+@pytest.mark.parametrize("trained", ["all", "layers", "biases"])
+@pytest.mark.parametrize("engine", ["bookkeeping", "hooks", "ghost"])
+def test_a_round_changes_what_the_plan_names_and_not_a_bit_of_the_rest(
+    make_plan, host, units, trained, engine
+):
+    plan = make_plan(**PRIVATE, privacy__trained=trained, privacy__engine=engine)
+    before = {name: p.detach().clone() for name, p in host.model.named_parameters()}
+    start = host.read()
+    PrivateTrainer(host.model, recipe_of(plan), pad_id=0).train(units, server_round=1)
+    changed = {name for name, p in host.model.named_parameters() if not torch.equal(p, before[name])}
+    host.write(start)
+    expected = {
+        "all": set(before),
+        "layers": {name for name in before if "embeddings" not in name},
+        "biases": {
+            name
+            for name, p in before.items()
+            if "classifier" in name or (p.ndim == 1 and "embeddings" not in name)
+        },
+    }[trained]
+    assert changed == expected
+    assert all(p.requires_grad for p in host.model.parameters())
+
+
+def test_the_norm_that_is_clipped_is_of_what_is_trained(make_plan, host, units):
+    """Clipped over all weights and released in part, a unit would count for less than the noise is made for."""
+    plan = make_plan(**PRIVATE, privacy__trained="biases", privacy__clipping="auto")
+    quiet = dataclasses.replace(recipe_of(plan).mechanism, noise_multiplier=1e-6)
+    recipe = dataclasses.replace(recipe_of(plan), mechanism=quiet)
+    gradients = PrivateTrainer(host.model.train(), recipe, pad_id=0).noised_gradients(units[:1])
+    norm = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
+    assert norm == pytest.approx(0.7 / (0.5 * 40), rel=0.1)
+
+
+def test_a_model_that_trains_nothing_of_the_kind_is_refused(make_plan, make_notes):
+    plan = make_plan(**PRIVATE, privacy__trained="biases")
+    host = ModelHost.build(plan, device="cpu")
+    for name, parameter in host.model.named_parameters():
+        parameter.requires_grad_("word_embeddings" in name)
+    with pytest.raises(ModelError, match="privacy.trained is 'biases'"):
+        PrivateTrainer(host.model, recipe_of(plan), pad_id=0)
+
+
 def test_plain_descent_sends_the_noised_gradients_themselves(make_plan, host, units, monkeypatch):
     plan = make_plan(
         **{**PRIVATE, "privacy__steps": 2, "privacy__optimizer": "sgd"},

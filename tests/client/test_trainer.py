@@ -135,6 +135,11 @@ def test_the_schedule_warms_up_and_decays_and_never_stops_before_the_end(total, 
     assert all(0 < factor <= 1 for factor in factors)
 
 
+@pytest.mark.parametrize("total", [1, 5])
+def test_without_a_warmup_the_first_step_has_the_whole_rate(total):
+    assert schedule(0, total, dataclasses.replace(Training(), warmup_fraction=0.0)) == 1.0
+
+
 def test_fedprox_pulls_towards_the_start(trained):
     options = {"federation__local_epochs": 4, "training__max_grad_norm": 1e6}
     start = trained(federation__local_epochs=0, federation__local_steps=1, training__learning_rate=1e-12)[0]

@@ -11,7 +11,8 @@ from common.host import ModelHost
 from common.model import save_model
 from common.prediction import evaluate
 from common.records import EntitySpan, Note
-from server.evaluation import brat_lines, evaluate_folder, open_tagger, predict_folder
+from common.tagger import open_tagger
+from server.evaluation import brat_lines, evaluate_folder, predict_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.charts import HEIGHT, WIDTH, Series, bar_chart, line_chart, stacked, ticks
+from common.charts import HEIGHT, WIDTH, Series, bar_chart, line_chart, stacked, ticks
 
 
 def parsed(html: str) -> ET.Element:

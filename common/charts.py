@@ -38,8 +38,9 @@ class Series:
 class _Scale:
     """Maps rounds and values to the drawing; `marks` are the values with a line, from end to end."""
 
-    rounds: Sequence[int]
+    rounds: Sequence[int | str]
     marks: Sequence[float]
+    axis: str = "round"
 
     def x(self, index: int) -> float:
         """Return the middle of a round's band."""
@@ -58,7 +59,13 @@ class _Scale:
 
 
 def line_chart(
-    title: str, rounds: Sequence[int], series: Sequence[Series], *, highest: float = math.inf, digits: int = 3
+    title: str,
+    rounds: Sequence[int | str],
+    series: Sequence[Series],
+    *,
+    highest: float = math.inf,
+    digits: int = 3,
+    axis: str = "round",
 ) -> str:
     """Return a figure with one line per series over the rounds, on an axis that begins at 0.
 
@@ -68,33 +75,41 @@ def line_chart(
         series: The lines, in the order of their colours (at most 6).
         highest: The largest value that can be, a round number, where the axis ends at the latest.
         digits: Decimals in the tooltips.
+        axis: What the rounds are called.
     """
     series = [replace(line, values=[_finite(value) for value in line.values]) for line in series]
     values = [value for line in series for value in line.values if value is not None]
     if not values:
         return _figure(title, (), _nothing())
-    scale = _scale(rounds, values, highest=highest, whole=False)
+    scale = replace(_scale(rounds, values, highest=highest, whole=False), axis=axis)
     # The first series is what the chart is about, so it is drawn last, on top.
     marks = [_line(line, tone, scale, digits) for line, tone in zip(series, _tones(series), strict=True)]
     return _figure(title, series, _svg(title, _axes(scale) + "".join(reversed(marks))))
 
 
 def bar_chart(
-    title: str, rounds: Sequence[int], series: Sequence[Series], *, unit: str, digits: int = 0
+    title: str,
+    rounds: Sequence[int | str],
+    series: Sequence[Series],
+    *,
+    unit: str,
+    digits: int = 0,
+    axis: str = "round",
 ) -> str:
-    """Return a figure with stacked bars over the rounds; see `line_chart`.
+    """Return a figure with stacked bars over the rounds, or over named bins; see `line_chart`.
 
     Args:
         title: The caption.
-        rounds: The rounds, one for each value.
+        rounds: The rounds or the names of the bins, one for each value.
         series: The parts of each bar from the bottom up (at most 6).
         unit: What the values are, for the tooltips.
         digits: Decimals in the tooltips.
+        axis: What the rounds are called.
     """
     totals = [sum(part.values[i] or 0.0 for part in series) for i in range(len(rounds))]
     if not any(totals):
         return _figure(title, (), _nothing())
-    scale = _scale(rounds, totals, highest=math.inf, whole=digits == 0)
+    scale = replace(_scale(rounds, totals, highest=math.inf, whole=digits == 0), axis=axis)
     marks = "".join(_bar(series, i, scale, unit, digits) for i in range(len(rounds)))
     return _figure(title, series, _svg(title, _axes(scale) + marks))
 
@@ -111,7 +126,7 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def _scale(rounds: Sequence[int], values: Iterable[float], *, highest: float, whole: bool) -> _Scale:
+def _scale(rounds: Sequence[int | str], values: Iterable[float], *, highest: float, whole: bool) -> _Scale:
     """Return a scale from 0, or from below it where values are, up to the tick that holds them all."""
     low, high = min(0.0, *values), max(0.0, *values)
     # A range that no tick could tell from nothing gets the axis of 0 to 1.
@@ -129,13 +144,16 @@ def _axes(scale: _Scale) -> str:
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     every = max(1, round(ticks(0, len(scale.rounds) / 12, count=1, whole=True)[-1]))
     for index, number in enumerate(scale.rounds):
-        if number % every == 0 or len(scale.rounds) == 1:
+        named = isinstance(number, str)
+        if (named and index % every == 0) or (not named and number % every == 0) or len(scale.rounds) == 1:
             parts.append(
                 f'<text class="tick" x="{scale.x(index):.1f}" y="{HEIGHT - _BOTTOM + 16}" '
-                f'text-anchor="middle">{number}</text>'
+                f'text-anchor="middle">{escape(str(number))}</text>'
             )
     middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">round</text>')
+    parts.append(
+        f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(scale.axis)}</text>'
+    )
     return "".join(parts)
 
 
@@ -163,7 +181,7 @@ def _line(line: Series, tone: str, scale: _Scale, digits: int) -> str:
     shown = known if len(known) <= _MOST_DOTS else known[-1:]
     dots = "".join(
         f'<circle class="dot" cx="{scale.x(i):.1f}" cy="{scale.y(value):.1f}" r="3.5">'
-        f"<title>{escape(line.name)}, round {scale.rounds[i]}: {value:.{digits}f}</title></circle>"
+        f"<title>{escape(line.name)}, {_at(scale, i)}: {value:.{digits}f}</title></circle>"
         for i, value in shown
     )
     return f'<g class="{tone}"><path class="line" d="{"".join(path)}"/>{dots}</g>'
@@ -182,11 +200,16 @@ def _bar(series: Sequence[Series], i: int, scale: _Scale, unit: str, digits: int
         height = max(bottom - top - 1.5, 0.75)
         parts.append(
             f'<rect class="bar {tone}" x="{scale.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
-            f'height="{height:.1f}" rx="1.5"><title>{escape(part.name)}, round {scale.rounds[i]}: '
+            f'height="{height:.1f}" rx="1.5"><title>{escape(part.name)}, {_at(scale, i)}: '
             f"{value:.{digits}f} {escape(unit)}</title></rect>"
         )
         base += value
     return "".join(parts)
+
+
+def _at(scale: _Scale, index: int) -> str:
+    """Return what a tooltip calls a round or bin."""
+    return escape(f"{scale.axis} {scale.rounds[index]}")
 
 
 def _svg(title: str, content: str) -> str:
