@@ -111,8 +111,8 @@ def _require_readable(user: HostUser, server: ServerTable) -> None:
     for setting, path in (("ca", server.ca), ("supernode_key", server.supernode_key)):
         if path is not None and not user.can_read(path):
             raise InputError(
-                f"server.{setting}, {path}, cannot be read by {user.name}, the user of the SuperNode; put it in a folder "
-                "of that user's."
+                f"server.{setting}, {path}, cannot be read by {user.name}, the user of the SuperNode; put it in a "
+                "folder of that user's."
             )
 
 
