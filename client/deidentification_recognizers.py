@@ -58,9 +58,8 @@ class CompiledRecognizer(LocalRecognizer):
         self._near = near
         self._inner, self._kind, self._least = inner, kind, least
         self._gate = None if gate is None else regex.compile(gate)
-        self._patterns = [
-            (regex.compile(pattern.regex, flags=flags), float(pattern.score)) for pattern in inner.patterns
-        ]
+        patterns: list[Pattern] = inner.patterns  # type: ignore[has-type]
+        self._patterns = [(regex.compile(one.regex, flags=flags), float(one.score)) for one in patterns]
         super().__init__(supported_entities=[kind], name=type(inner).__name__, supported_language=LANGUAGE)
 
     def load(self) -> None:

@@ -5,6 +5,7 @@ Everything is counted by the plan's schema and on fixed scales, so that two site
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ def examine(
 
 def binned(values: Sequence[int], bins: Sequence[int]) -> dict[str, int]:
     """Return how many values are in each bin, by the bin's name; every bin is there."""
-    counts = np.bincount(np.searchsorted(bins, values, side="right"), minlength=len(bins) + 1).tolist()
+    counts: list[int] = [0] * (len(bins) + 1)
+    for value in values:
+        counts[bisect_right(bins, value)] += 1
     names = [f"{low}-{high - 1}" if high - 1 > low else f"{low}" for low, high in pairwise(bins)]
     return {"0": counts[0], **dict(zip([*names, f"{bins[-1]}+"], counts[1:], strict=True))}
 

@@ -176,7 +176,7 @@ def _out_of_fold(
         if inside.all():
             continue
         # Said out loud, because torch warns of sparse gradients otherwise.
-        unchecked = torch.sparse.check_sparse_tensor_invariants(enable=False)
+        unchecked = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
         with torch_seed(seed, f"label check {fold}"), unchecked:
             model = _fit(torch.from_numpy(features[~inside]), torch.from_numpy(labels[~inside]), classes)
         with torch.inference_mode():
@@ -192,7 +192,7 @@ def _fit(features: torch.Tensor, labels: torch.Tensor, classes: int) -> nn.Embed
     nn.init.zeros_(model.weight)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
     for _ in range(_EPOCHS):
-        for part in torch.randperm(len(labels)).split(_BATCH):
+        for part in torch.split(torch.randperm(len(labels)), _BATCH):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(features[part]), labels[part])
             loss.backward()  # type: ignore[no-untyped-call]

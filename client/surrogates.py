@@ -173,7 +173,8 @@ class Surrogates:
             words = _AGE_WORDS.fullmatch(text)
             if words is None:
                 return None
-            return next(words[name] for name in ("en", "es", "zh") if words[name]) + (words["rest"] or "")
+            ninety = next(words[name] for name in ("en", "es", "zh") if words[name])
+            return f"{ninety}{words['rest'] or ''}"
         age = int(digits.group())
         in_years = _YOUNG.match(text, digits.end()) is None
         if in_years and age > _OLDEST_EVER:
