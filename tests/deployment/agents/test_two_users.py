@@ -76,15 +76,18 @@ def running(make_sites, tmp_path, tiny_encoder):
     python = python_of(RELAY)
     if python is None:
         pytest.skip("no Python that another user can run")
-    (made, *_) = make_sites(3, federation__rounds=2, privacy__steps=4)
-    # Not below pytest's own folder, which only root may enter.
+    # Not below pytest's own folder, which every session of pytest closes to all users but its own.
     home = Path(tempfile.mkdtemp(prefix="fedward-two-"))
     home.chmod(0o755)
+    shutil.copytree(tiny_encoder, home / "encoder")
+    for one in (home / "encoder", *(home / "encoder").rglob("*")):
+        one.chmod(0o755 if one.is_dir() else 0o644)
+    (made, *_) = make_sites(3, federation__rounds=2, privacy__steps=4, model__encoder=str(home / "encoder"))
     site = home / "site"
     shutil.copytree(made, site)
     for name in ("plan.toml", "roster.toml"):
         shutil.copy(made.parent / name, home / name)
-    shutil.copytree(tiny_encoder, home / "encoder")
+        (home / name).chmod(0o644)
     path = site / "site.toml"
     table = tomllib.loads(path.read_text("utf-8"))
     table["agent"] = {
@@ -94,10 +97,6 @@ def running(make_sites, tmp_path, tiny_encoder):
         "socket_group": GROUP,
     }
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
-    for one in (tiny_encoder, *tiny_encoder.parents):
-        if one == Path("/tmp"):
-            break
-        one.chmod(0o755)
     for one in (site, *site.rglob("*")):
         shutil.chown(one, AGENT, user_group(AGENT))
         one.chmod(0o711 if one.is_dir() else 0o600)
