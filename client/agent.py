@@ -27,15 +27,12 @@ from client.agent_pb2_grpc import add_SiteAgentServicer_to_server
 from client.agent_socket import GuardedSocket
 from client.agent_wire import Limits, parts_of, read_body, read_opening
 from common.errors import DecodeError, FedwardError, RefusedError
-from common.messages import HELLO, Envelope, refusal_of
+from common.messages import HELLO, ISOLATION, Envelope, refusal_of
 
 if TYPE_CHECKING:
     from common.training import Progress
 
 SERVICE = "fedward.agent.v1.SiteAgent"
-
-ISOLATION = "isolation"
-"""Header entry of a reply to `hello`: `users` where agent and SuperNode are two users, else `off`."""
 
 _WAITING = 4
 """Requests that may wait for their turn; a relay asks one thing at a time."""

@@ -44,6 +44,7 @@ def supernode_spec(settings: SiteSettings, users: SiteUsers) -> ChildSpec:
         )
     command = [_program(), "--superlink", server.address, "--port", str(_port(server.port))]
     command += _security(settings, server)
+    _require_readable(users.supernode, server)
     # A JSON string is a TOML string.
     command += ["--node-config", f"{AGENT_SOCKET}={json.dumps(str(settings.agent.socket))}"]
     home = _home(server.flwr_home, users.supernode)
@@ -103,6 +104,16 @@ def _security(settings: SiteSettings, server: ServerTable) -> list[str]:
             raise PlanError(f"{settings.path}: server.supernode_key, {server.supernode_key}, is not there.")
         options += ["--auth-supernode-private-key", str(server.supernode_key)]
     return options
+
+
+def _require_readable(user: HostUser, server: ServerTable) -> None:
+    """Raise if the SuperNode's user cannot read what it needs."""
+    for setting, path in (("ca", server.ca), ("supernode_key", server.supernode_key)):
+        if path is not None and not user.can_read(path):
+            raise InputError(
+                f"server.{setting}, {path}, cannot be read by {user.name}, the user of the SuperNode; put it in a "
+                "folder of that user's."
+            )
 
 
 def _check_expiry(ca: Path) -> None:

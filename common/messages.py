@@ -29,6 +29,9 @@ KINDS = (HELLO, *STAGES)
 LEDGER_HEAD = "ledger_head"
 """Where `train` carries the signed head of a site's privacy ledger, there and back, under a private plan."""
 
+ISOLATION = "isolation"
+"""What a site's agent adds to its `hello`: `users` where it runs as another user than its SuperNode, else `off`."""
+
 T = TypeVar("T")
 Scalar = str | int | float | bool | bytes
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.errors import AgentError, RoundError
-from common.messages import HELLO, Envelope
+from common.messages import HELLO, ISOLATION, Envelope
 from common.roster import Roster
 from server.exchange import NODE_ERROR, Exchange
 
@@ -26,6 +26,7 @@ class Cohort:
         plan_hash: A site that has agreed to another plan is left out.
         minimum: The fewest sites that a round starts with.
         asked: Nodes that have answered, so that each is asked once.
+        open_sites: Sites whose agents said that code of the server could read their records.
     """
 
     exchange: Exchange
@@ -33,6 +34,7 @@ class Cohort:
     plan_hash: str
     minimum: int
     asked: set[int] = field(default_factory=set)
+    open_sites: set[str] = field(default_factory=set)
 
     def gather(self, *, deadline: float, on_wait: Callable[[int, int], None] | None = None) -> list[str]:
         """Return the names of the sites that can be reached, in order.
@@ -87,3 +89,15 @@ class Cohort:
             )
         else:
             self.exchange.nodes[site] = node
+            self.open_sites.discard(site)
+            if reply.header.get(ISOLATION) == "off":
+                self.open_sites.add(site)
+
+    def warnings(self) -> list[str]:
+        """Return what a reader of the run's report must know of the sites."""
+        if not self.open_sites:
+            return []
+        return [
+            f"Isolation was off at {', '.join(sorted(self.open_sites))}: agent and SuperNode ran as one user there, so "
+            "that code which the server ships could have read records and keys."
+        ]

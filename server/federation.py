@@ -109,7 +109,8 @@ def run_federation(grid: Grid, job: FederationJob) -> dict[str, Any]:
     ) as trackers:
         loop.on_row = (job.folder.append_metrics, audit.closed, trackers.log_round)
         state = loop.run(state)
-        result = _finish(job, state, trackers.warnings, audit, seconds=time.monotonic() - started)
+        warnings = [*loop.cohort.warnings(), *trackers.warnings]
+        result = _finish(job, state, warnings, audit, seconds=time.monotonic() - started)
         trackers.log_result(result)
     return result
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client.agent import ISOLATION, SERVICE, AgentSettings, AgentWatch, SiteAgent, StoppingError, StopSignal
+from client.agent import SERVICE, AgentSettings, AgentWatch, SiteAgent, StoppingError, StopSignal
 from client.agent_client import OPTIONS, ask_agent
 from client.agent_pb2 import Opening, Part, Vector
 from client.agent_pb2_grpc import SiteAgentStub
 from client.agent_wire import PROTOCOL_VERSION, parts_of
 from common.errors import AgentError, DataError, DecodeError, LedgerError
-from common.messages import HELLO, TRAIN, UPLOAD, Envelope, refusal_of
+from common.messages import HELLO, ISOLATION, TRAIN, UPLOAD, Envelope, refusal_of
 from common.training import Progress
 
 SECRET = "Mrs Example has gout"

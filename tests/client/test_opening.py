@@ -1,5 +1,6 @@
 """From a site file to its site: what belongs together, what is refused, and a private plan's ledger."""
 
+import json
 import os
 import tomllib
 from dataclasses import replace
@@ -9,11 +10,12 @@ import pytest
 import tomli_w
 
 from client.approvals import Approvals
+from client.declaration import declare_account, describe_account
 from client.keys import load_identity_key, make_identity_key
 from client.opening import open_site
 from client.plan_facts import facts_of
 from client.settings import read_settings
-from common.errors import DataError, InputError, PlanError, PolicyError
+from common.errors import DataError, InputError, LedgerError, PlanError, PolicyError
 from common.messages import HELLO, Envelope
 from common.plan import read_plan
 from common.roster import Member, Roster, write_roster
@@ -48,12 +50,12 @@ def site(tmp_path, make_plan, data_folder):
     return path
 
 
-def change(path: Path, section: str, **values: object) -> None:
+def change(file: Path, section: str, **values: object) -> None:
     """Set keys of a table of the file; None removes one."""
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
     changed = table.get(section, {}) | values
     table[section] = {key: value for key, value in changed.items() if value is not None}
-    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    file.write_text(tomli_w.dumps(table), encoding="utf-8")
 
 
 def opened(path: Path):
@@ -138,3 +140,146 @@ def test_facts_of_a_private_plan(make_plan):
     target = replace(plan.privacy, noise_multiplier=0.0, target_epsilon=facts.epsilon)
     calibrated = facts_of(replace(plan, privacy=target), sites=3)
     assert calibrated.noise_multiplier == pytest.approx(1.0, rel=2e-3)
+
+
+PRIVATE = {
+    "privacy__unit": "record",
+    "privacy__q": 0.5,
+    "privacy__steps": 4,
+    "privacy__noise_multiplier": 1.0,
+}
+LEDGER = {
+    "path": "ledger/ledger.db",
+    "witness": "witness/head.json",
+    "account": "wards",
+    "unit": "record",
+    "delta": 1e-5,
+    "declaration": "All records of 2026.",
+}
+
+
+@pytest.fixture
+def private(site, make_plan):
+    """The same site with a private plan that its policy lets through and its operator has approved."""
+    folder = site.parent
+    digest = read_plan(folder / "plan.toml").federation.roster_sha256
+    plan = make_plan(federation__roster_sha256=digest, **PRIVATE)
+    (folder / "plan.toml").write_text(plan.to_toml(), encoding="utf-8")
+    change(site, "policy", **(OPEN | {"max_epsilon": 500.0, "required_unit": "record"}))
+    change(site, "ledger", **LEDGER)
+    key = load_identity_key(folder / "identity.pem")
+    Approvals.load(folder / "approvals.json", key.public_key()).approve(facts_of(plan, sites=1), (), key)
+    return site
+
+
+def test_a_private_plan_opens_with_its_ledger(private):
+    settings = read_settings(private)
+    assert "epsilon 500 at delta 1e-05" in describe_account(settings)
+    declare_account(settings, create=True)
+    with open_site(settings) as site:
+        (account,) = site.budget.ledger.spent()
+        assert (account.account.name, account.charges) == ("wards", 0)
+        with pytest.raises(LedgerError, match="open in another process"), open_site(settings):
+            pass
+    # It is closed again.
+    opened(private)
+
+
+def test_nothing_here_makes_a_ledger_or_an_account(private):
+    """An agent that made what it does not find would begin a new budget after a ledger was deleted."""
+    with pytest.raises(LedgerError):
+        opened(private)
+    assert not (private.parent / "ledger").exists()
+    settings = read_settings(private)
+    declare_account(settings, create=True)
+    change(private, "ledger", account="others")
+    with pytest.raises(LedgerError, match="declare the population with `fedward-site declare`"):
+        opened(private)
+
+
+@pytest.mark.parametrize("values", [{"declaration": "Fewer records."}, {"delta": 1e-6}, {"unit": "patient"}])
+def test_an_account_stays_as_it_was_declared(private, values):
+    declare_account(read_settings(private), create=True)
+    change(private, "ledger", **values)
+    with pytest.raises(LedgerError, match="an account stays as it was declared"):
+        opened(private)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("policy", r"there is no \[policy\]"), ("ledger", r"there is no \[ledger\] to charge")],
+)
+def test_a_private_plan_needs_policy_and_ledger(private, table, said):
+    content = tomllib.loads(private.read_text(encoding="utf-8"))
+    del content[table]
+    private.write_text(tomli_w.dumps(content), encoding="utf-8")
+    with pytest.raises(PolicyError, match=said):
+        opened(private)
+
+
+def test_an_account_is_declared_once(private):
+    declare_account(read_settings(private), create=True)
+    with pytest.raises(LedgerError, match="exists already"):
+        declare_account(read_settings(private))
+    with pytest.raises(LedgerError):
+        declare_account(read_settings(private), create=True)
+
+
+@pytest.mark.parametrize("table", ["ledger", "policy"])
+def test_a_declaration_needs_both_tables(private, table):
+    content = tomllib.loads(private.read_text(encoding="utf-8"))
+    del content[table]
+    private.write_text(tomli_w.dumps(content), encoding="utf-8")
+    with pytest.raises(PlanError, match=rf"\[{table}\] is missing"):
+        describe_account(read_settings(private))
+
+
+def test_an_approval_that_is_taken_back_counts_at_the_next_training(private):
+    settings = read_settings(private)
+    declare_account(settings, create=True)
+    with open_site(settings) as site:
+        key = load_identity_key(settings.keys.identity)
+        Approvals.load(settings.policy.approvals, key.public_key()).revoke(site.plan.hash, key)
+        assert site.handle(Envelope(kind="train")).refusal == "refused-policy"
+        assert site.budget.ledger.spent()[0].charges == 0
+    lines = (settings.site.spool / "audit.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[-1])
+    assert "refused-policy" in lines[-1]
+
+
+@pytest.mark.parametrize("command", ["approve", "budget", "declare"])
+def test_commands_take_the_site_file_alone(private, call, command):
+    from client.cli import main
+
+    if command == "approve":
+        (private.parent / "approvals.json").unlink()
+        code, out, _ = call(main, "approve", "--site", private, "--yes")
+        assert (code, "Approved plan" in out) == (0, True)
+        entries = [
+            json.loads(line) for line in (private.parent / "spool" / "audit.jsonl").read_text().splitlines()
+        ]
+        assert "approval" in json.dumps(entries)
+        return
+    code, out, _ = call(main, "declare", "--site", private, "--create", "--yes")
+    assert (code, "Declared." in out) == (0, True)
+    assert "All records of 2026." in out
+    if command == "budget":
+        code, out, _ = call(main, "budget", "--site", private)
+        assert (code, "wards" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["budget"], "--ledger is missing; give it, or --site"),
+        (["approve"], "PLAN is missing; give it, or --site"),
+        (["run"], "Missing option '--site'"),
+        (["run", "--site", "none.toml"], "does not exist"),
+    ],
+)
+def test_a_command_without_its_files_says_what_to_give(call, arguments, said):
+    from client.cli import main
+
+    code, _, err = call(main, *arguments)
+    assert code == 2
+    assert said in " ".join(err.split())

@@ -162,3 +162,17 @@ def test_a_key_that_is_not_there(spec_of, tmp_path):
 
 def test_the_user_is_this_one(spec_of):
     assert spec_of(address="127.0.0.1:9").user.uid == os.geteuid()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can start a process as another user")
+def test_what_the_supernodes_user_cannot_read_is_named(tmp_path):
+    ca, _ = certificate(tmp_path, "ca")
+    names = {"name": "a", "data": "d", "roster": "r.toml", "spool": "s", "plan": "p.toml"}
+    agent = {"user": "daemon", "supernode_user": "nobody", "socket_group": "daemon"}
+    table = {"site": names, "keys": {"identity": "i.pem"}, "agent": agent}
+    table["server"] = {"address": "127.0.0.1:9", "ca": str(ca)}
+    (tmp_path / "site.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
+    settings = read_settings(tmp_path / "site.toml")
+    tmp_path.chmod(0o700)
+    with pytest.raises(InputError, match=r"server\.ca, .* cannot be read by nobody"):
+        supernode_spec(settings, SiteUsers.of(settings))

@@ -39,6 +39,7 @@ class Federation:
     port: int
     sites: list[Path]
     light_sites: Path = LIGHT_SITES
+    server: subprocess.Popen[bytes] | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -95,7 +96,8 @@ class Federation:
 
     def up(self, *arguments: object) -> subprocess.Popen[bytes]:
         """Start the server."""
-        return self.start("server", *self.command(*(arguments or ("up", "--config", self.config))))
+        self.server = self.start("server", *self.command(*(arguments or ("up", "--config", self.config))))
+        return self.server
 
     def start_sites(self, *names: str, address: str = "") -> subprocess.Popen[bytes]:
         """Start the sites of these names, by default all, in one process."""
@@ -110,11 +112,13 @@ class Federation:
         )
 
     def wait(self, what: str, ready: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
-        """Wait until `ready` returns something; the logs are shown if the time is over."""
+        """Wait until `ready` returns something; the logs are shown if the server ends before, or the time is over."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if found := ready():
                 return found
+            if self.server is not None and self.server.poll() is not None:
+                pytest.fail(f"The server ended before the {what}.\n{self.logs()}")
             time.sleep(0.2)
         pytest.fail(f"No {what} after {seconds:g} s.\n{self.logs()}")
 

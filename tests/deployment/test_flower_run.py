@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -216,6 +217,11 @@ def audited(site: Path) -> list[str]:
     return [str(entry.values.get("stage", entry.kind)) for entry in entries]
 
 
+def connected(logs: Path, site: Path) -> int:
+    """Return how often a site's SuperNode has connected."""
+    return (logs / f"{site.name}.log").read_text("utf-8").count("SuperNode ID: ")
+
+
 def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
     """Secure aggregation and privacy, two rounds; every process a real one."""
     link, *_ = free_ports(1)
@@ -237,6 +243,14 @@ def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
             home=site / "flower",
             cwd=site,
         )
+    # A SuperNode that dies is started again, and its site takes part as if nothing had been.
+    log = tmp_path / "site-1.log"
+    wait_for("SuperNodes", lambda: all(connected(tmp_path, site) for site in sites), tmp_path, alive=alive)
+    os.kill(
+        int(re.findall(r"supernode was started as process (\d+)", log.read_text("utf-8"))[0]), signal.SIGKILL
+    )
+    wait_for("SuperNode again", lambda: connected(tmp_path, sites[0]) == 2, tmp_path, alive=alive)
+    assert "supernode was killed by SIGKILL; it is started again in 1 s." in log.read_text("utf-8")
     submit = start(
         "flwr",
         "flwr",
@@ -256,6 +270,8 @@ def test_superlink_sites_and_flwr_run(start, tmp_path, make_plan, make_data):
     rows = [json.loads(line) for line in (local / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [row["sites"] for row in rows] == [[site.name for site in sites]] * 2
     assert (local / "run" / "model" / "config.json").is_file()
+    report = (local / "run" / "report.html").read_text("utf-8")
+    assert "Isolation was off at site-1, site-2, site-3" in report
     for site in sites:
         assert found["privacy"][site.name]["epsilon"] > 0
         assert jobs_of(site) == [(2, 2)]

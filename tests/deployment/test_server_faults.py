@@ -117,15 +117,16 @@ def test_a_site_that_never_answers_and_one_that_stops_in_the_middle(federation):
 
 
 def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
-    fed = federation(sites=2, federation__rounds=3)
+    fed = federation(sites=2, federation__rounds=5)
     server = fed.up()
     fed.start_sites()
     fed.wait("round 1", lambda: begun(fed, 1))
     stop = fed.start("stop", *fed.command("stop", "--config", fed.config))
     code, _ = fed.finish(server)
     assert (code, stop.wait(60)) == (0, 0)
-    assert "The run was stopped on request in round 1 of 3" in fed.log("stop")
-    assert [row["round"] for row in fed.rows()] == [1]
+    done = len(fed.rows())
+    assert 1 <= done < 5
+    assert f"The run was stopped on request in round {done} of 5" in fed.log("stop")
     server = fed.up("resume", fed.out, "--config", fed.config)
     assert fed.finish(server)[0] == 0
-    assert [row["round"] for row in fed.rows()] == [1, 2, 3]
+    assert [row["round"] for row in fed.rows()] == [1, 2, 3, 4, 5]

@@ -32,7 +32,20 @@ def possible() -> bool:
     made = ip("netns", "add", probe, check=False).returncode == 0
     linked = (
         made
-        and ip("-n", probe, "link", "add", "a", "type", "veth", "peer", "name", "b", check=False).returncode
+        and ip(
+            "-n",
+            probe,
+            "link",
+            "add",
+            "name",
+            "probe0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "probe1",
+            check=False,
+        ).returncode
         == 0
     )
     ip("netns", "delete", probe, check=False)
@@ -55,7 +68,7 @@ def network():
         ip("netns", "add", one)
     try:
         hub = space["hub"]
-        ip("-n", hub, "link", "add", "switch", "type", "bridge")
+        ip("-n", hub, "link", "add", "name", "switch", "type", "bridge")
         ip("-n", hub, "link", "set", "switch", "up")
         rough = True
         for number, name in enumerate(names[1:], 1):

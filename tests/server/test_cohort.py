@@ -8,8 +8,8 @@ import pytest
 
 import server.cohort
 from client.app import make_client_app
-from common.errors import RoundError
-from common.messages import HELLO, Envelope, refusal_of
+from common.errors import AgentError, RoundError
+from common.messages import HELLO, ISOLATION, Envelope, refusal_of
 from common.roster import Member, Roster
 from server.cohort import Cohort
 from server.exchange import Exchange
@@ -59,6 +59,24 @@ def test_strangers_and_other_plans_are_left_out(stranger, caplog):
     with caplog.at_level(logging.WARNING):
         assert cohort_of(Nodes([hello(1), stranger])).gather(deadline=5) == ["site-1"]
     assert "left out" in caplog.text
+
+
+def test_a_site_whose_agent_was_not_there_is_asked_again():
+    nodes = Nodes([hello(1), AgentError.code])
+    cohort = cohort_of(nodes)
+    assert cohort.gather(deadline=5) == ["site-1"]
+    nodes.answers[1] = hello(2)
+    assert cohort.gather(deadline=5) == ["site-1", "site-2"]
+
+
+def test_sites_without_isolation_are_told_of():
+    nodes = Nodes([hello(1) | {ISOLATION: "off"}, hello(2) | {ISOLATION: "users"}, hello(3)])
+    cohort = cohort_of(nodes)
+    cohort.gather(deadline=5)
+    (sentence,) = cohort.warnings()
+    assert sentence.startswith("Isolation was off at site-1: ")
+    cohort.open_sites.clear()
+    assert cohort.warnings() == []
 
 
 def test_each_node_is_asked_once():

@@ -31,6 +31,7 @@ class Tap:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
+        self._open = [self._listener]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -42,6 +43,7 @@ class Tap:
                 return
             inner = socket.socket(socket.AF_UNIX)
             inner.connect(str(self._behind))
+            self._open += [outer, inner]
             for pair in ((outer, inner), (inner, outer)):
                 self._threads.append(threading.Thread(target=self._copy, args=pair, daemon=True))
                 self._threads[-1].start()
@@ -57,9 +59,10 @@ class Tap:
 
     def close(self):
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         for thread in self._threads:
             thread.join(timeout=10)
+        for one in self._open:
+            one.close()
 
 
 def free_port():
