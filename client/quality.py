@@ -114,7 +114,7 @@ def binned(values: Sequence[int], bins: Sequence[int]) -> dict[str, int]:
 
 def unit_ids(notes: Sequence[Note]) -> dict[str, list[str]]:
     """Return the notes' ids for each unit that all of them have, smallest unit first."""
-    found = {
+    found: dict[str, list[str | None]] = {
         "record": [note.note_id for note in notes],
         "document": [note.document_id for note in notes],
         "patient": [note.patient_id for note in notes],

@@ -192,7 +192,7 @@ def _fit(features: torch.Tensor, labels: torch.Tensor, classes: int) -> nn.Embed
     nn.init.zeros_(model.weight)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
     for _ in range(_EPOCHS):
-        for part in torch.split(torch.randperm(len(labels)), _BATCH):  # type: ignore[no-untyped-call]
+        for part in torch.split(torch.randperm(len(labels)), _BATCH):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(features[part]), labels[part])
             loss.backward()  # type: ignore[no-untyped-call]

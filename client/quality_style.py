@@ -10,6 +10,7 @@ STYLE: Final = """
 section > .wide, section > .charts { margin-top: 12px; }
 @media (max-width: 1000px) { .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
 @media (max-width: 560px) { .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+.charts > figure:only-child { max-width: 620px; }
 section h3 { margin: 22px 0 8px; font-size: 15px; }
 .stays {
   border: 1px solid var(--rule); border-left: 4px solid var(--accent); border-radius: 8px; background: var(--card);
