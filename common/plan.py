@@ -39,6 +39,7 @@ from common.validation import (
 PLAN_VERSION = "fedward-plan-v1"
 
 SERVER_OPTIMIZERS = ("fedavg", "fedavgm", "fedadam", "fedyogi")
+SERVER_DECAYS = ("none", "linear")
 PRECISIONS = ("auto", "float32", "bf16")
 UNITS = ("record", "document", "patient")
 CLIPPING_ENGINES = ("bookkeeping", "ghost", "hooks")
@@ -127,7 +128,11 @@ class Model(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Federation(Section):
-    """Rounds, the server optimizer, the cohort and the deadlines (seconds)."""
+    """Rounds, the server optimizer, the cohort and the deadlines (seconds).
+
+    `server_decay` is `none`, or `linear`: the server's learning rate falls from round to round, to a share of one
+    over `rounds` in the last.
+    """
 
     title = "federation"
     rounds: int = _int(8, 1, 100_000)
@@ -139,6 +144,7 @@ class Federation(Section):
     beta1: float = _float(0.9, 0.0, 0.9999)
     beta2: float = _float(0.99, 0.0, 0.99999)
     tau: float = _float(1e-3, 0.0, 1.0, above=True)
+    server_decay: str = _choice("none", SERVER_DECAYS)
     minimum_cohort: int = _int(3, 1, 100_000)
     train_deadline: float = _float(3600.0, 0.0, 604_800.0, above=True)
     exchange_deadline: float = _float(300.0, 0.0, 86_400.0, above=True)

@@ -51,13 +51,19 @@ class ServerOptimizer(ABC):
         self._state: dict[str, FloatVector] = {}
 
     def step(
-        self, weights: FloatVector, mean_delta: FloatVector, *, out: FloatVector | None = None
+        self,
+        weights: FloatVector,
+        mean_delta: FloatVector,
+        *,
+        factor: float = 1.0,
+        out: FloatVector | None = None,
     ) -> FloatVector:
         """Return the next weights and advance the optimizer's state.
 
         Args:
             weights: The model's trained parameters, `(parameters,)`.
             mean_delta: The sites' weighted mean change, `(parameters,)`; not modified.
+            factor: Of the learning rate in this step, in [0, 1].
             out: Where to write the result; pass `weights` to update in place. By default a new vector.
 
         Raises:
@@ -71,7 +77,7 @@ class ServerOptimizer(ABC):
         for block in blocks(weights.shape[0]):
             state = {name: vector[block] for name, vector in self._state.items()}
             direction = self._direction(mean_delta[block], state)
-            np.add(weights[block], self.learning_rate * direction, out=result[block])
+            np.add(weights[block], self.learning_rate * factor * direction, out=result[block])
         return result
 
     def state(self) -> dict[str, FloatVector]:
@@ -210,6 +216,15 @@ class FedYogi(_Adaptive):
     def _update_second(self, second: FloatVector, square: FloatVector) -> None:
         # Algorithm 2: v_t = v_{t-1} - (1 - beta2) Delta_t^2 sign(v_{t-1} - Delta_t^2).
         second -= (1.0 - self.beta2) * square * np.sign(second - square)
+
+
+def decay_factor(decay: str, server_round: int, rounds: int) -> float:
+    """Return the factor of the server's learning rate in a 1-based round: 1, or linear from 1 to 1 / rounds.
+
+    Reddi et al. 2021, Section 5, decay the server's rate too: without it an adaptive step never gets smaller,
+    however much of it is noise.
+    """
+    return 1.0 if decay == "none" else (rounds - server_round + 1) / rounds
 
 
 SERVER_OPTIMIZERS: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi")

@@ -25,7 +25,7 @@ from server.aggregation import RunningSum
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.cohort import Cohort
 from server.exchange import Exchange
-from server.optimizer import ServerOptimizer
+from server.optimizer import ServerOptimizer, decay_factor
 from server.privacy_record import PrivacyRecord
 
 _log = logging.getLogger(__name__)
@@ -291,7 +291,8 @@ class RoundLoop:
             opened = self.aggregator.collect(request, self._train(request))
         except SumLostError as error:
             return self._without_sum(state, error, started)
-        minimum = self.plan.federation.minimum_cohort
+        federation = self.plan.federation
+        minimum = federation.minimum_cohort
         if len(opened.sites) < minimum:
             raise RoundError(
                 f"Round {request.server_round} ended with {len(opened.sites)} of at least {minimum} sites "
@@ -300,7 +301,8 @@ class RoundLoop:
         weights = [self.roster.weight(site) for site in opened.sites]
         fields = undo_stages(self.stages, opened.total, weights=weights)
         mean = np.asarray(fields[DELTA], dtype=np.float32)
-        vector = self.optimizer.step(state.weights, mean)
+        factor = decay_factor(federation.server_decay, request.server_round, federation.rounds)
+        vector = self.optimizer.step(state.weights, mean, factor=factor)
         metrics = {
             "round": request.server_round,
             "sites": list(opened.sites),

@@ -13,7 +13,9 @@ from simulation.engine import simulate
 from simulation.synthetic import generate
 from simulation.watch import RunWatch
 
-NOTES_PER_HOSPITAL = 80
+NOTES_PER_HOSPITAL = 1000
+"""Many notes, of which each step draws few: what hides one note is noise that only many others can drown."""
+
 DEVEL_NOTES = 40
 TEST_NOTES = 100
 

@@ -13,6 +13,7 @@ from server.optimizer import (
     FedAvgM,
     FedYogi,
     ServerOptimizer,
+    decay_factor,
     make_server_optimizer,
 )
 
@@ -124,3 +125,11 @@ def test_unknown_optimizer_and_bad_settings_are_named():
         make_server_optimizer("fedyogi", tau=0.0)
     with pytest.raises(ValidationError, match="server momentum"):
         make_server_optimizer("fedavgm", momentum=1.0)
+
+
+def test_the_linear_decay_ends_just_above_zero_and_scales_the_step():
+    factors = [decay_factor("linear", server_round, 4) for server_round in (1, 2, 3, 4)]
+    assert factors == [1.0, 0.75, 0.5, 0.25]
+    assert decay_factor("none", 4, 4) == 1.0
+    whole, half = (make_server_optimizer("fedadam").step(vector(0), vector(1), factor=f) for f in (1.0, 0.5))
+    assert half == pytest.approx(whole / 2)
