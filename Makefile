@@ -26,8 +26,10 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(THREADS) --dist loadfile -m "not slow and not deployment and not gpu"
 
+# The deployment tests start a dozen processes each, so they run one after the other, with the machine to themselves.
 test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(THREADS) --dist loadfile -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(THREADS) --dist loadfile -m "not deployment and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "deployment and not gpu"
 
 check: install
 	$(BIN)/ruff format --check .
