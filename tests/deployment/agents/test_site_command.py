@@ -27,13 +27,14 @@ SECONDS = 400.0
 
 def start(site, log):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "run", "--site", site / "site.toml", "--supernode", "none"],
-        stderr=log.open("wb"),
-        env=environment,
-        cwd=site,
-        start_new_session=True,
-    )
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "client.cli", "run", "--site", site / "site.toml", "--supernode", "none"],
+            stderr=errors,
+            env=environment,
+            cwd=site,
+            start_new_session=True,
+        )
 
 
 def wait_for(what, ready, process):
