@@ -93,7 +93,8 @@ def test_labels_stay_valid_and_entities_stay(
     for previous, tag in zip(["O", *tags], tags, strict=False):
         assert not tag.startswith("I-") or previous[2:] == tag[2:]
     assert after.num_lost <= before.num_lost
-    assert after.num_widened <= before.num_widened
+    # An entity that shared a word with another may have that word to itself afterwards, and be widened to it.
+    assert after.num_lost + after.num_widened <= before.num_lost + before.num_widened
     if operation in ("synonym", "insertion", "replacement", "swap", "deletion"):
         assert [changed.text[s.start : s.end] for s in changed.spans] == [
             note.text[s.start : s.end] for s in note.spans
