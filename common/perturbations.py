@@ -142,14 +142,26 @@ def perturb(note: Note, operation: str, rate: float, sources: Sources, rng: rand
     except EditConflict:
         return note
     # In running text a new word could grow together with an entity beside it; then nothing is changed.
-    return changed if _sharp_borders(changed) >= _sharp_borders(note) else note
+    pairs = zip(_clear(note), _clear(changed), strict=True)
+    return changed if all(after or not before for before, after in pairs) else note
 
 
-def _sharp_borders(note: Note) -> int:
-    """Return how many borders of entities are borders of words."""
+def _clear(note: Note) -> list[bool]:
+    """Return of each entity whether its first and last border are borders of words, and whether a word is its own.
+
+    A word that two entities share is the first one's, as in training.
+    """
     words = words_of(note, _SPLITTER)
     starts, ends = {start for start, _ in words}, {end for _, end in words}
-    return sum((span.start in starts) + (span.end in ends) for span in note.spans)
+    owners = {
+        next((i for i, span in enumerate(note.spans) if span.start < end and start < span.end), None)
+        for start, end in words
+    }
+    return [
+        clear
+        for i, span in enumerate(note.spans)
+        for clear in (span.start in starts, span.end in ends, i in owners)
+    ]
 
 
 def _synonym(note: Note, rate: float, sources: Sources, rng: random.Random) -> list[Edit]:

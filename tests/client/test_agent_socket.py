@@ -3,7 +3,9 @@
 import os
 import socket
 import stat
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -105,14 +107,17 @@ def connect_as(uid, path):
 # The child that is forked uses nothing that another thread could hold.
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(("uids", "got"), [((0,), b""), ((0, NOBODY), b"x")])
-def test_the_kernel_says_who_the_peer_is(guarded, tmp_path, uids, got):
+def test_the_kernel_says_who_the_peer_is(guarded, uids, got):
     """Another user gets through only where it is listed, even if every mode is as wrong as it can be."""
-    one = guarded(uids=uids)
-    one.path.chmod(0o666)
-    for folder in one.path.parents:
-        if folder.is_relative_to(tmp_path.parents[1]):
-            folder.chmod(0o755)
-    assert connect_as(NOBODY, one.path) == got
+    # A folder of its own: pytest closes its folders to other users.
+    with tempfile.TemporaryDirectory(prefix="fedward-") as name:
+        folder = Path(name)
+        one = guarded(folder / "run" / "agent.sock", uids=uids)
+        one.path.chmod(0o666)
+        for each in (folder, one.path.parent):
+            each.chmod(0o755)
+        assert connect_as(NOBODY, one.path) == got
+        one.close()
 
 
 def test_a_stale_socket_is_replaced(guarded, tmp_path):

@@ -1,7 +1,9 @@
 """Two users: who they are, what a user may read, and what is said when it is too much."""
 
 import os
+import tempfile
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -18,15 +20,23 @@ def user(uid, *groups):
 
 
 @pytest.fixture
-def site(tmp_path):
-    """A site file whose records, key and spool are there, open to everybody."""
-    for folder in (*tmp_path.parents[:2], tmp_path):
+def reachable():
+    """A folder that every user gets to; pytest's own are closed, and closed again by every other session."""
+    with tempfile.TemporaryDirectory(prefix="fedward-") as name:
+        folder = Path(name)
         folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o700)
+
+
+@pytest.fixture
+def site(reachable):
+    """A site file whose records, key and spool are there, open to everybody."""
     for name in ("records", "spool"):
-        (tmp_path / name).mkdir()
+        (reachable / name).mkdir()
     for name in ("records/train.jsonl", "identity.pem", "spool/audit.jsonl"):
-        (tmp_path / name).write_text("{}")
-    path = tmp_path / "site.toml"
+        (reachable / name).write_text("{}")
+    path = reachable / "site.toml"
     names = {"name": "st-mary", "data": "records", "roster": "r.toml", "spool": "spool", "plan": "p.toml"}
     path.write_text(tomli_w.dumps({"site": names, "keys": {"identity": "identity.pem"}}), encoding="utf-8")
     return path
@@ -79,17 +89,15 @@ def test_two_users(site):
     ],
 )
 @ROOT_ONLY
-def test_can_read_is_what_the_kernel_says(tmp_path, mode, owner, group, reader, can):
-    for folder in (*tmp_path.parents[:2], tmp_path):
-        folder.chmod(0o755)
-    file = tmp_path / "file"
+def test_can_read_is_what_the_kernel_says(reachable, mode, owner, group, reader, can):
+    file = reachable / "file"
     file.write_text("x")
     os.chown(file, owner, group)
     file.chmod(mode)
     assert reader.can_read(file) is can
-    tmp_path.chmod(0o700)
+    reachable.chmod(0o700)
     assert reader.can_read(file) is (reader.uid == 0)
-    assert not reader.can_read(tmp_path / "absent")
+    assert not reader.can_read(reachable / "absent")
 
 
 @ROOT_ONLY
