@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.command import QUIET_FLOWER
 from server.processes import Process
 
 _log = logging.getLogger(__name__)
@@ -146,16 +148,12 @@ def quiet_environment(home: Path, **more: str) -> dict[str, str]:
         home: Its `FLWR_HOME`.
         more: Further variables.
     """
-    import sys
-
     # Flower starts its helpers by name, so this environment's own come first.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {
         **os.environ,
         "PATH": path,
+        **QUIET_FLOWER,
         "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         **more,
     }
