@@ -11,7 +11,7 @@ from client.preprocessing_build import prepare_notes
 from common.annotations import Counts
 from common.errors import DataError
 from common.host import schema_of
-from common.ingestion import find_split, read_split
+from common.ingestion import find_split, read_split, require_annotated
 from common.plan import Plan
 from common.records import Note
 
@@ -48,11 +48,5 @@ def read_training_notes(
         split, schema_of(plan), split="train", counts=counts, table=site.table, detected=site.detected
     )
     prepared = prepare_notes(notes, site.recipe(plan, deidentification=deidentification, device=device))
-    if counts["unannotated"]:
-        raise DataError(
-            f"holds {counts['unannotated']} notes that nobody has annotated; training would take them for notes "
-            "without entities. Add their spans, [] where there are none, or leave them out.",
-            path=split,
-            reason="unannotated",
-        )
+    require_annotated(counts, split)
     return prepared

@@ -51,8 +51,10 @@ __all__ = [
     "SplitReport",
     "detect_format",
     "find_split",
+    "read_annotated",
     "read_dataset",
     "read_split",
+    "require_annotated",
 ]
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -127,6 +129,37 @@ def read_dataset(
     if not notes:
         raise DataError("holds none of train, devel (or dev) and test, as files or as folders.", path=folder)
     return Dataset(**notes, report=report)
+
+
+def require_annotated(counts: Mapping[str, int], path: Path) -> None:
+    """Raise if a split that is trained on or scored against holds notes that nobody has annotated.
+
+    Args:
+        counts: What reading the split counted.
+        path: The split.
+
+    Raises:
+        DataError: It does; such notes would be taken for notes without entities.
+    """
+    if unannotated := counts.get("unannotated", 0):
+        raise DataError(
+            f"holds {unannotated} notes that nobody has annotated; they would be taken for notes without entities. "
+            "Add their spans, [] where there are none, or leave them out.",
+            path=path,
+            reason="unannotated",
+        )
+
+
+def read_annotated(path: Path, schema: LabelSchema, *, split: str) -> tuple[Note, ...]:
+    """Return the notes of a split, all of which somebody has annotated.
+
+    Raises:
+        DataError: A file or line is not usable, or a note has no annotation.
+    """
+    counts: Counts = Counter()
+    notes = tuple(read_split(path, schema, split=split, counts=counts))
+    require_annotated(counts, path)
+    return notes
 
 
 def read_split(

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from common.errors import FedwardError, InputError
 from common.host import ModelHost, schema_of
-from common.ingestion import read_dataset
+from common.ingestion import read_dataset, require_annotated
 from common.plan import read_plan
 from common.roster import read_roster
 from server.federation import FederationJob, open_run, run_federation
@@ -79,6 +79,9 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
     roster = read_roster(_path(config, "roster"))
     roster.require_digest(plan.federation.roster_sha256)
     data = read_dataset(_path(config, "data"), schema_of(plan), required=("test",))
+    for split in ("devel", "test"):
+        if split in data.report:
+            require_annotated(data.report[split].counts, data.report[split].path)
     host = ModelHost.build(plan)
     watching = ConsoleWatch.on(Console(), plan.federation.rounds)
     with (

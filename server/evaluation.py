@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import write_atomically
-from common.ingestion import find_split, read_split
+from common.ingestion import find_split, read_annotated
 from common.prediction import evaluate as evaluate_notes
 from common.prediction import predict_spans
 from common.records import EntitySpan, Note
@@ -27,7 +27,7 @@ def evaluate_folder(model: Path, data: Path, *, split: str, label_map: Iterable[
     path = find_split(data, split)
     if path is None:
         raise InputError(f"{data} has no {split} split; it must hold a file or folder named {split}.")
-    notes = list(read_split(path, encoding.schema, split=split))
+    notes = read_annotated(path, encoding.schema, split=split)
     return evaluate_notes(tagger, notes, encoding).to_dict()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import InputError
-from common.ingestion import find_split, read_split
+from common.ingestion import find_split, read_annotated
 from common.labels import LabelSchema
 from common.lexicons import read_mentions, read_synonyms
 from common.perturbations import Sources, gather, perturb
@@ -154,7 +154,7 @@ def _conditions(
 
 def _known_mentions(job: RobustnessJob, notes: Sequence[Note], schema: LabelSchema) -> set[str]:
     """Return the mentions, in lower case, of every split that is there."""
-    splits = [_notes(job.data, split, schema) or [] for split in ("train", "devel") if split != job.split]
+    splits = [_notes(job.data, split, schema) or () for split in ("train", "devel") if split != job.split]
     return {
         note.text[span.start : span.end].lower()
         for group in (notes, *splits)
@@ -163,9 +163,9 @@ def _known_mentions(job: RobustnessJob, notes: Sequence[Note], schema: LabelSche
     }
 
 
-def _notes(data: Path, split: str, schema: LabelSchema) -> list[Note] | None:
+def _notes(data: Path, split: str, schema: LabelSchema) -> tuple[Note, ...] | None:
     path = find_split(data, split)
-    return None if path is None else list(read_split(path, schema, split=split))
+    return None if path is None else read_annotated(path, schema, split=split)
 
 
 def _seeds(job: RobustnessJob) -> Iterable[int]:

@@ -20,7 +20,7 @@ from client.private_round import Budget
 from client.site import Site
 from common.errors import InputError
 from common.host import ModelHost, schema_of
-from common.ingestion import Dataset, read_dataset
+from common.ingestion import Dataset, read_dataset, require_annotated
 from common.plan import ENGINES, Plan
 from common.private_plan import check_private_plan
 from common.records import Note
@@ -64,11 +64,8 @@ def read_data(folder: Path, plan: Plan) -> Dataset:
         InputError: A file is not usable, or holds notes that nobody has annotated.
     """
     data = read_dataset(folder, schema_of(plan), required=("train", "test"))
-    for split, report in data.report.items():
-        if unannotated := report.counts.get("unannotated", 0):
-            raise InputError(
-                f"{report.path}: {unannotated} notes of {split} have no annotation; add their spans."
-            )
+    for report in data.report.values():
+        require_annotated(report.counts, report.path)
     return data
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from common.errors import DataError
 from common.host import schema_of
-from common.ingestion import find_split, read_split
+from common.ingestion import find_split, read_annotated
 from common.labels import LabelSchema
 from common.plan import Plan
 from common.records import Note
@@ -42,7 +41,7 @@ def warmup_notes(plan: Plan) -> tuple[Note, ...]:
             "called train.",
             path=folder,
         )
-    return tuple(islice(read_split(split, schema_of(plan), split="train"), section.notes))
+    return read_annotated(split, schema_of(plan), split="train")[: section.notes]
 
 
 def _synthetic(plan: Plan, count: int) -> tuple[Note, ...]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from common.errors import InputError, ModelError
+from common.errors import DataError, InputError, ModelError
 from common.host import ModelHost
 from common.model import save_model
 from common.prediction import evaluate
@@ -115,3 +115,9 @@ def test_one_bad_text_and_nothing_is_written(model, tmp_path):
 def test_no_texts(model, tmp_path):
     with pytest.raises(InputError, match="neither a text file nor a folder with .txt files"):
         predict_folder(model, tmp_path, tmp_path / "out")
+
+
+def test_notes_that_nobody_has_annotated_are_no_test_set(model, tmp_path):
+    (tmp_path / "test.csv").write_text("id,text\n1,the patient has asthma\n", "utf-8")
+    with pytest.raises(DataError, match=r"test\.csv.* 1 notes that nobody has annotated"):
+        evaluate_folder(model, tmp_path, split="test")
