@@ -12,13 +12,12 @@ from pathlib import Path
 from common.annotations import SourceSpan
 from common.errors import DataError
 from common.ingestion_json_stream import stream_array
-from common.ingestion_jsonl import record_lines, require_records, span_list
+from common.ingestion_jsonl import record_objects, require_records, span_list
 from common.ingestion_records import (
     Place,
     Reading,
     identifier,
     offset,
-    parse_object,
     require_note_text,
     scalar_columns,
 )
@@ -36,7 +35,7 @@ _CLUENER_FIELDS = frozenset({"text", "label"}) | _IDS
 
 def prodigy_notes(path: Path, reading: Reading) -> Iterator[Note]:
     """Yield the accepted notes of a Prodigy export; a record's id is `id`, or `id` of its `meta`."""
-    yield from _notes(_objects(path, reading), path, reading, _prodigy)
+    yield from _notes(record_objects(path, reading), path, reading, _prodigy)
 
 
 def label_studio_notes(path: Path, reading: Reading) -> Iterator[Note]:
@@ -50,16 +49,7 @@ def label_studio_notes(path: Path, reading: Reading) -> Iterator[Note]:
 
 def cluener_notes(path: Path, reading: Reading) -> Iterator[Note]:
     """Yield the notes of JSON lines `{"text", "label": {type: {mention: [[start, end]]}}}`, ends inclusive."""
-    yield from _notes(_objects(path, reading), path, reading, _cluener)
-
-
-def _objects(path: Path, reading: Reading) -> Iterator[tuple[int, object]]:
-    """Yield an object a line."""
-    for place, content in record_lines(path, reading):
-        try:
-            yield place.line, parse_object(content, place)
-        except DataError as error:
-            reading.refuse(error)
+    yield from _notes(record_objects(path, reading), path, reading, _cluener)
 
 
 def _notes(

@@ -13,13 +13,12 @@ from pathlib import Path
 from common.annotations import SourceSpan
 from common.errors import DataError
 from common.ingestion_json_stream import stream_array
-from common.ingestion_jsonl import record_lines, require_records
+from common.ingestion_jsonl import record_objects, require_records
 from common.ingestion_records import (
     Place,
     Reading,
     identifier,
     offset,
-    parse_object,
     require_note_text,
     scalar_columns,
 )
@@ -40,7 +39,7 @@ def bioc_notes(path: Path, reading: Reading, *, by_line: bool) -> Iterator[Note]
     Raises:
         DataError: The file or a document is not usable, and nobody listens to rejects.
     """
-    documents = _lines(path, reading) if by_line else stream_array(path, keys=COLLECTION_KEYS)
+    documents = record_objects(path, reading) if by_line else stream_array(path, keys=COLLECTION_KEYS)
     records = 0
     for line, document in documents:
         records += 1
@@ -55,15 +54,6 @@ def bioc_notes(path: Path, reading: Reading, *, by_line: bool) -> Iterator[Note]
             continue
         yield reading.counted(note)
     require_records(records, path, reading)
-
-
-def _lines(path: Path, reading: Reading) -> Iterator[tuple[int, object]]:
-    """Yield a document a line."""
-    for place, content in record_lines(path, reading):
-        try:
-            yield place.line, parse_object(content, place)
-        except DataError as error:
-            reading.refuse(error)
 
 
 def _note(note_id: str, document: Mapping[str, object], reading: Reading, place: Place) -> Note:

@@ -18,7 +18,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.ingestion_json_stream import stream_array
-from common.ingestion_jsonl import record_lines, require_records, span_list
+from common.ingestion_jsonl import record_lines, record_objects, require_records, span_list
 from common.ingestion_records import Place, Reading, identifier, parse_object, require_note_text
 from common.records import EntitySpan, Note
 from common.text_files import read_head, read_text
@@ -56,13 +56,8 @@ def fhir_notes(path: Path, reading: Reading, *, by_line: bool) -> Iterator[Note]
 def _resources(path: Path, reading: Reading, *, by_line: bool) -> Iterator[tuple[Place, object]]:
     """Yield the resources of a file, bundle entries still wrapped."""
     if by_line:
-        for place, content in record_lines(path, reading):
-            try:
-                resource = parse_object(content, place)
-            except DataError as error:
-                reading.refuse(error)
-                continue
-            yield from _unbundled(resource, place)
+        for line, resource in record_objects(path, reading):
+            yield from _unbundled(resource, Place(path=path, line=line))
         return
     head = "".join(read_head(path).split())
     if head.startswith("{") and '"entry":' not in head and '"resourceType":"Bundle"' not in head:

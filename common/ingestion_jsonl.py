@@ -83,6 +83,15 @@ def record_lines(path: Path, reading: Reading) -> Iterator[tuple[Place, str]]:
             yield Place(path=path, line=line), content
 
 
+def record_objects(path: Path, reading: Reading) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Yield the object on each line that is not blank, with the line's number; what is none is refused."""
+    for place, content in record_lines(path, reading):
+        try:
+            yield place.line, parse_object(content, place)
+        except DataError as error:
+            reading.refuse(error)
+
+
 def require_records(records: int, path: Path, reading: Reading) -> None:
     """Raise for a file without records, unless what it held was rejected."""
     if not records and not reading.counts["rejected"]:

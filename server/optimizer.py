@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, RoundError
+from common.plan import SERVER_OPTIMIZERS
 from common.validation import require_choice, require_float
 
 FloatVector = NDArray[np.float32]
@@ -225,9 +226,6 @@ def decay_factor(decay: str, server_round: int, rounds: int) -> float:
     however much of it is noise.
     """
     return 1.0 if decay == "none" else (rounds - server_round + 1) / rounds
-
-
-SERVER_OPTIMIZERS: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi")
 
 
 def make_server_optimizer(
