@@ -39,11 +39,11 @@ WitnessChoice = Annotated[
 ]
 IdentityChoice = Annotated[Path | None, typer.Option("--key", help="The site's identity key.")]
 PolicyChoice = Annotated[
-    Path | None, typer.Option("--policy", help="A site.toml with [policy], or a file of its fields.")
+    Path | None, typer.Option("--policy", help=r"A site.toml with \[policy], or a file of its fields.")
 ]
 SiteFile = Annotated[Path, typer.Option("--site", help="The site's site.toml.", show_default=False)]
 PolicyFile = Annotated[
-    Path, typer.Option("--policy", help="A site.toml with [policy], or a file of its fields.")
+    Path, typer.Option("--policy", help=r"A site.toml with \[policy], or a file of its fields.")
 ]
 
 
@@ -245,7 +245,7 @@ def declare(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Open the account of the population that [ledger] describes, signed into the privacy ledger."""
+    r"""Open the account of the population that \[ledger] describes, signed into the privacy ledger."""
     from client.declaration import declare_account, describe_account
     from client.settings import read_settings
 
@@ -302,7 +302,7 @@ def deidentify_check(
     ],
     json_file: Annotated[Path, typer.Option("--json", help="Where the numbers go, mode 0600.")],
     site: Annotated[
-        Path | None, typer.Option("--site", help="A site.toml; its [deidentification] is checked.")
+        Path | None, typer.Option("--site", help=r"A site.toml; its \[deidentification] is checked.")
     ] = None,
     tagger: Annotated[
         Path | None, typer.Option("--tagger", help="Folder of a trained tagger, checked beside the patterns.")
@@ -339,10 +339,10 @@ def prepare(
         Path | None, typer.Option("--out", help="A new folder for the prepared notes.", show_default=False)
     ] = None,
     site: Annotated[
-        Path | None, typer.Option("--site", help="The site.toml: its plan, and its own [preparation].")
+        Path | None, typer.Option("--site", help=r"The site.toml: its plan, and its own \[preparation].")
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="The plan, whose [preparation] is applied.")
+        Path | None, typer.Option("--plan", help=r"The plan, whose \[preparation] is applied.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show on this terminal what each stage does to a few notes.")

@@ -18,8 +18,14 @@ def enrol(
         str, typer.Option("--server", help="Host and port of the server's TLS proxy.", show_default=False)
     ] = "",
     public_units: Annotated[
-        int, typer.Option("--public-units", help="The public number that its weight is in proportion to.")
-    ] = 1,
+        int,
+        typer.Option(
+            "--public-units",
+            help="How many records (of the plan's unit) the site has, as a public number: its weight, and what a "
+            "private plan's noise is divided by.",
+            show_default=False,
+        ),
+    ] = 0,
     bundle: Annotated[
         Path | None,
         typer.Option("--bundle", help="The server's answer: put its files into --out.", show_default=False),
@@ -43,6 +49,11 @@ def enrol(
     if not name or not server:
         raise InputError(
             "Give --name and --server to make a request, or --bundle to take in the server's answer."
+        )
+    if public_units == 0:
+        raise InputError(
+            "--public-units is missing: about how many records, documents or patients (the plan's unit) the site has. "
+            "Everybody sees this number; it is the site's weight, and a private plan divides its noise by it."
         )
     request = make_request(name=name, server=server, out=out, public_units=public_units)
     say(f"Fingerprint of {name}'s identity key: {fingerprint(request.member.identity_key)}.")

@@ -66,6 +66,7 @@ identity = "{identity}"
 [policy]
 # max_epsilon =
 # max_delta =
+# required_unit = "patient"   # the least that a private plan must protect; "document" and "record" protect less
 approvals = "approvals.json"
 
 # A private plan needs a ledger: remove the # of these lines and say whose privacy is spent.

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.keys import load_identity_key
 from client.policy import Policy, read_policy
 from client.settings import SiteSettings, read_settings
+from client.site_tables import LedgerTable
 from common.errors import InputError, PlanError
 
 
@@ -33,6 +34,7 @@ class PlanFiles:
         key: The site's identity key.
         policy: The site's policy.
         audit: The site's audit log; None where no site file names it.
+        ledger: The site's ledger and account; None where no site file names them.
     """
 
     plan: Path
@@ -40,6 +42,7 @@ class PlanFiles:
     key: Ed25519PrivateKey = field(repr=False)
     policy: Policy
     audit: Path | None
+    ledger: LedgerTable | None
 
 
 def ledger_files(
@@ -77,6 +80,7 @@ def plan_files(
         key=_key(key, settings),
         policy=_policy(policy, settings),
         audit=None if settings is None else settings.site.spool / "audit.jsonl",
+        ledger=None if settings is None else settings.ledger,
     )
 
 

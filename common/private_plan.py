@@ -107,12 +107,20 @@ def check_private_plan(plan: Plan, roster: Roster) -> None:
     """Refuse a private plan whose promise means nothing, before anything runs.
 
     Raises:
-        PlanError: No noise can meet the target, or delta is not below one over a site's public units.
+        PlanError: No noise can meet the target, delta is not below one over a site's public units, or a site
+            declares so few that a step would hold less than one.
     """
     if plan.privacy is None:
         return
     noise_multiplier(plan)
     for member in roster:
+        # The noised sum is divided by this number: below one, the noise would be scaled up and nothing learnt.
+        if denominator(plan, member.public_units) < 1:
+            raise PlanError(
+                f"{member.name} declares {member.public_units} public units, and privacy.q is "
+                f"{plan.privacy.q:g}: that is less than one {plan.privacy.unit} a step. Enrol the site with about as "
+                "many as it has (--public-units)."
+            )
         # A mechanism that publishes one unit at random is (0, 1/n)-DP: such a delta promises nothing.
         if plan.privacy.delta * member.public_units >= 1:
             raise PlanError(

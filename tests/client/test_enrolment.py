@@ -183,7 +183,18 @@ def test_addresses():
 
 
 def test_the_command(call, site, bundle, tmp_path):
-    code, out, _ = call(main, "enrol", "--name", "st-joan", "--server", "h:1", "--out", tmp_path / "joan")
+    code, out, _ = call(
+        main,
+        "enrol",
+        "--name",
+        "st-joan",
+        "--server",
+        "h:1",
+        "--public-units",
+        40,
+        "--out",
+        tmp_path / "joan",
+    )
     assert (code, "Send" in out, "Fingerprint of st-joan" in out) == (0, True, True)
     code, out, _ = call(main, "enrol", "--bundle", bundle(), "--out", site)
     assert (code, "Compare that fingerprint" in out) == (0, True)

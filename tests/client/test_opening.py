@@ -12,12 +12,14 @@ import tomli_w
 from client.approvals import Approvals
 from client.declaration import declare_account, describe_account
 from client.keys import load_identity_key, make_identity_key
+from client.ledger import Ledger
 from client.opening import open_site
 from client.plan_facts import facts_of
 from client.settings import read_settings
 from common.errors import DataError, InputError, LedgerError, PlanError, PolicyError
 from common.messages import HELLO, Envelope
 from common.plan import read_plan
+from common.private_plan import round_mechanism
 from common.roster import Member, Roster, write_roster
 
 POLICY = {"max_epsilon": 1.0, "max_delta": 1e-5, "approvals": "approvals.json", "required_unit": "none"}
@@ -28,7 +30,7 @@ OPEN = POLICY | {"secure_aggregation_mandatory": False, "min_cohort": 1}
 def site(tmp_path, make_plan, data_folder):
     """A site's folder with everything in it; returns its site.toml."""
     public = make_identity_key(tmp_path / "identity.pem")
-    roster = Roster((Member(name="st-mary", identity_key=public),))
+    roster = Roster((Member(name="st-mary", identity_key=public, public_units=12),))
     write_roster(roster, tmp_path / "roster.toml")
     plan = make_plan(federation__roster_sha256=roster.digest().hex())
     (tmp_path / "plan.toml").write_text(plan.to_toml(), encoding="utf-8")
@@ -245,6 +247,31 @@ def test_an_approval_that_is_taken_back_counts_at_the_next_training(private):
     lines = (settings.site.spool / "audit.jsonl").read_text("utf-8").splitlines()
     assert json.loads(lines[-1])
     assert "refused-policy" in lines[-1]
+
+
+def test_an_approval_says_what_the_ledger_would_refuse(private, call):
+    """A lifetime is counted more strictly than one plan: a limit above the plan's epsilon may end its run early."""
+    from client.cli import main
+
+    approve = ("approve", "--site", private, "--yes")
+    assert "There is no ledger yet" in call(main, *approve)[1]
+    settings = read_settings(private)
+    declare_account(settings, create=True)
+    out = " ".join(call(main, *approve)[1].split())
+    assert "its 2 rounds bring account 'wards' from epsilon 0.00 to" in out
+    assert "THE LEDGER WILL REFUSE" not in out
+    plan, policy = read_plan(private.parent / "plan.toml"), settings.policy
+    with Ledger(
+        path=settings.ledger.path,
+        witness=settings.ledger.witness,
+        key=load_identity_key(settings.keys.identity),
+        limit=policy.limit,
+    ) as ledger:
+        costs = [ledger.forecast("wards", [round_mechanism(plan)] * rounds).epsilon for rounds in (1, 2)]
+    assert facts_of(plan, sites=1).epsilon < costs[1]
+    change(private, "policy", **(OPEN | {"max_epsilon": sum(costs) / 2, "required_unit": "record"}))
+    out = " ".join(call(main, *approve)[1].split())
+    assert "THE LEDGER WILL REFUSE after 1 of 2 rounds" in out
 
 
 @pytest.mark.parametrize("command", ["approve", "budget", "declare"])

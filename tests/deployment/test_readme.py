@@ -1,0 +1,213 @@
+"""The README's "Run it for real", its own lines, on one host: a server, three sites, every process a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.keys import load_identity_key
+from common.audit_log import verify
+from server.proxy import require_nginx
+from simulation.engine import split_notes
+from simulation.sites import write_notes
+from tests.deployment.conftest import ROOT, Federation, free_ports
+
+try:
+    require_nginx()
+    NGINX = True
+except Exception:
+    NGINX = False
+
+BIN = Path(sys.executable).parent
+SITES = ("st-mary", "st-luke", "st-anne")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.deployment,
+    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
+    pytest.mark.skipif(not (BIN / "fedward-site").exists(), reason="the commands are not beside Python"),
+]
+
+PLAN = {
+    "privacy__unit": "record",
+    "privacy__q": 0.5,
+    "privacy__steps": 4,
+    "privacy__noise_multiplier": 1.0,
+    "privacy__reserve_rounds": 1,
+    "secure_aggregation__enabled": True,
+    "federation__rounds": 3,
+    "federation__minimum_cohort": 3,
+    "federation__train_deadline": 240.0,
+    "federation__exchange_deadline": 240.0,
+    "simulation__sites": len(SITES),
+}
+FILLED_IN = {
+    "# max_epsilon =": "max_epsilon = 500.0",
+    "# max_delta =": "max_delta = 1e-5",
+    "# required_unit = .*": 'required_unit = "record"',
+    r"# \[ledger\]": "[ledger]",
+    "# path = ": "path = ",
+    '# witness = "[^"]*"': 'witness = "backup/witness.json"',
+    "# account = ": "account = ",
+    '# unit = "patient"': 'unit = "record"',
+    "# delta = ": "delta = ",
+    "# declaration = ": "declaration = ",
+}
+
+
+def readme_commands() -> tuple[list[str], list[str]]:
+    """Return the README's lines for the server and for a site, comments left out."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = re.search(r"## Run it for real\n.*?```\n(.*?)```", text, re.DOTALL)
+    server, site = block.group(1).split("# at each site\n")
+    return tuple(
+        [shlex.join(words) for line in part.splitlines() if (words := shlex.split(line, comments=True))]
+        for part in (server, site)
+    )
+
+
+def test_the_readme_has_all_commands():
+    server, site = readme_commands()
+    assert [" ".join(line.split()[:2]) for line in server] == [
+        "fedward-server pki",
+        "fedward-server enrol",
+        "cp -r",
+        "fedward-server up",
+    ]
+    assert [line.split()[1] for line in site if line.startswith("fedward")] == [
+        "enrol",
+        "enrol",
+        "declare",
+        "approve",
+        "run",
+        "budget",
+    ]
+
+
+class Hosts(Federation):
+    """Machines as folders side by side; what one operator sends another is copied."""
+
+    def host(self, name: str) -> Path:
+        return self.folder / name
+
+    def localised(self, line: str, name: str) -> str:
+        """Return a README line with this machine's address, port and name, its glob unquoted again."""
+        line = line.replace("fedward.example.org:9443", f"127.0.0.1:{self.port}")
+        line = line.replace("fedward.example.org", "127.0.0.1").replace("st-mary", name)
+        return line.replace("--public-units 4000", "--public-units 12").replace(
+            "'*/enrolment.json'", "*/enrolment.json"
+        )
+
+    def begin(self, name: str, line: str, *, log: str):
+        """Start one line on one machine; every question is answered with yes."""
+        script = f"cd {shlex.quote(str(self.host(name)))} && exec {self.localised(line, name)}"
+        prefix = ["env", f"PATH={BIN}:{os.environ['PATH']}", "bash", "-c"]
+        if not line.startswith("fedward"):
+            script = script.replace("exec ", "")
+        elif " run " not in line and " up " not in line:
+            script = script.replace("exec ", "yes | ")
+        return self.start(log, *prefix, script)
+
+    def do(self, name: str, line: str) -> str:
+        """Run one line to its end."""
+        log = f"{name}-{abs(hash(line))}"
+        code = self.begin(name, line, log=log).wait(timeout=300)
+        assert code == 0, f"{line}\n{self.log(log)}"
+        return self.log(log)
+
+    def supernode_of(self, name: str) -> int:
+        found = re.findall(r"supernode was started as process (\d+)", self.log(name))
+        return int(found[-1])
+
+
+@pytest.fixture
+def hosts(tmp_path, make_plan, make_data):
+    folder = tmp_path / "w"
+    port, link_port = free_ports(2)
+    for name in ("server", *SITES):
+        (folder / name).mkdir(parents=True)
+    one = Hosts(folder=folder, port=port, sites=[folder / name / "site" for name in SITES])
+    plan, data = make_plan(**PLAN), make_data(train=12 * len(SITES))
+    (folder / "server" / "plan.toml").write_text(plan.to_toml(), "utf-8")
+    (folder / "server" / "my-test-set").mkdir()
+    for split in ("devel", "test"):
+        write_notes(folder / "server" / "my-test-set" / f"{split}.jsonl", getattr(data, split))
+    for name, notes in zip(SITES, split_notes(plan, data.train), strict=True):
+        (folder / name / "my-records").mkdir()
+        write_notes(folder / name / "my-records" / "train.jsonl", notes)
+    one.link_port = link_port
+    yield one
+    one.end()
+
+
+def fill_in(path: Path, changes: dict[str, str]) -> None:
+    text = path.read_text("utf-8")
+    for pattern, value in changes.items():
+        text, count = re.subn(pattern, value, text)
+        assert count, f"{path} has nothing like {pattern!r}."
+    path.write_text(text, "utf-8")
+
+
+def test_run_it_for_real_as_the_readme_says(hosts):
+    """Enrolment, approval, TLS, two ends' authentication, secure aggregation, privacy; one SuperNode killed at work."""
+    server, site = readme_commands()
+    fed = hosts.host("server") / "federation"
+    hosts.do("server", server[0])
+    # Ports of this test's own, and a folder that the fixture can find.
+    fill_in(
+        fed / "server.toml", {"0.0.0.0:9443": f"127.0.0.1:{hosts.port}", "= 9092": f"= {hosts.link_port}"}
+    )
+    for name in SITES:
+        hosts.do(name, site[0])
+        (hosts.host("server") / name).mkdir()
+        shutil.copy(hosts.host(name) / "site" / "enrolment.json", hosts.host("server") / name)
+    hosts.do("server", server[1])
+    for name in SITES:
+        shutil.copy(fed / "bundles" / f"{name}.bundle.json", hosts.host(name))
+        hosts.do(name, site[1])
+        hosts.do(name, site[2])
+        fill_in(hosts.host(name) / "site" / "site.toml", FILLED_IN)
+        hosts.do(name, site[3])
+        assert "adds noise of 1 times that bound" in hosts.do(name, site[4])
+    hosts.do("server", server[2])
+    up = hosts.begin("server", server[3], log="server")
+    running = {name: hosts.begin(name, site[5], log=name) for name in SITES}
+    out = fed / "runs" / "first"
+
+    def at(server_round: int) -> bool:
+        path = out / "metrics.jsonl"
+        return path.exists() and len(path.read_text("utf-8").splitlines()) >= server_round
+
+    hosts.server = up
+    hosts.wait("round 1", lambda: at(1), seconds=600)
+    # In the middle of round 2: what the SuperNode had been given dies with it, and its site's agent lives.
+    os.kill(hosts.supernode_of("st-luke"), signal.SIGKILL)
+    code, _ = hosts.finish(up, seconds=900)
+    assert code == 0, hosts.logs()
+    result = json.loads((out / "result.json").read_text("utf-8"))
+    assert (result["rounds"], result["sites"], result["secure_aggregation"]) == (3, 3, True)
+    assert 0 <= result["micro_f1"] <= 1
+    assert (out / "model" / "config.json").is_file()
+    assert "supernode was killed by SIGKILL; it is started again" in hosts.log("st-luke")
+    for name in SITES:
+        folder = hosts.host(name) / "site"
+        charges = [
+            e
+            for e in verify(
+                folder / "spool" / "audit.jsonl", key=load_identity_key(folder / "identity.pem").public_key()
+            )
+            if e.values.get("stage", e.kind) == "charge"
+        ]
+        # The agent lived, so no training was done twice and none was charged twice.
+        assert len(charges) == 3
+        running[name].terminate()
+        assert running[name].wait(timeout=60) == 0
+        assert "first" in (budget := hosts.do(name, site[6])) or "epsilon" in budget
