@@ -175,7 +175,7 @@ def budget(
             str(entry.charges),
         )
     console.print(accounts)
-    runs = Table("account", "plan", "run", "rounds", "charges", "epsilon", title="By job")
+    runs = Table("account", "plan", "run", "rounds", "charges", "epsilon, at most", title="By job")
     for job in jobs:
         epsilon = f"{job.epsilon.epsilon:.3f}"
         runs.add_row(job.account, job.plan_hash[:12], job.run_id, str(job.rounds), str(job.charges), epsilon)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DecodeError, FedwardError, LedgerError, PolicyError, RoundError
+from common.errors import AgentError, DecodeError, FedwardError, LedgerError, PolicyError, RoundError
 from common.messages import LEDGER_HEAD, TRAIN, UPLOAD, Envelope
 from common.parameters import vector_hash
 from common.plan import Plan
@@ -24,7 +24,7 @@ from common.stages import DELTA, Fields, UpdateStage, Weighting, field_names, un
 from server.aggregation import RunningSum
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.cohort import Cohort
-from server.exchange import Exchange
+from server.exchange import NODE_ERROR, Exchange
 from server.optimizer import ServerOptimizer, decay_factor
 from server.privacy_record import PrivacyRecord
 
@@ -33,6 +33,11 @@ _log = logging.getLogger(__name__)
 FloatVector = NDArray[np.float32]
 
 _FINAL_REFUSALS = (LedgerError.code, PolicyError.code)
+
+_BROKEN = (NODE_ERROR, AgentError.code)
+"""What is heard of a site whose SuperNode or agent died: both are started again within seconds."""
+
+_PAUSE_SECONDS = 10.0
 
 
 class SumLostError(RoundError):
@@ -347,13 +352,39 @@ class RoundLoop:
     def _train(self, request: RoundRequest) -> dict[str, Envelope]:
         """Let every site that can be reached train; return the replies of those that did.
 
+        Where too few did because SuperNodes or agents broke down, these are asked again within the plan's deadline:
+        a round that is lost costs every other site what it has charged.
+
         Raises:
             RoundError: Too few did, because budgets or policies do not allow it.
         """
         federation = self.plan.federation
+        end = time.monotonic() + federation.train_deadline
         sites = self.cohort.gather(deadline=federation.train_deadline, on_wait=self.listener.on_wait)
-        trained: dict[str, Envelope] = {}
         header = self.aggregator.train_header(request)
+        trained: dict[str, Envelope] = {}
+        for repeat in range(federation.attempts):
+            deadline = federation.train_deadline if repeat == 0 else end - time.monotonic()
+            refusals = self._ask_to_train(request, sites, header, trained, deadline=deadline)
+            self._require_willing(request, trained, refusals)
+            sites = [site for site, code in sorted(refusals.items()) if code in _BROKEN]
+            pause = _PAUSE_SECONDS * 2**repeat
+            if len(trained) >= federation.minimum_cohort or not sites or time.monotonic() + pause >= end:
+                break
+            _log.warning("%s broke down and will be asked to train again.", ", ".join(sites))
+            time.sleep(pause)
+        return trained
+
+    def _ask_to_train(
+        self,
+        request: RoundRequest,
+        sites: Sequence[str],
+        header: Mapping[str, Any],
+        trained: dict[str, Envelope],
+        *,
+        deadline: float,
+    ) -> dict[str, str]:
+        """Ask sites to train, put the replies of those that did into `trained`, and return the others' codes."""
         if self.privacy is not None:
             self.privacy.ask(sites)
 
@@ -362,17 +393,15 @@ class RoundLoop:
             if self.privacy is not None:
                 self.privacy.keep_head(site, reply.header.get(LEDGER_HEAD))
 
-        refusals = self.conversation.ask(
+        return self.conversation.ask(
             TRAIN,
             sites,
             request,
             header=lambda site: {**header, **self._echo(site)},
             arrays={"model": request.vector},
-            deadline=federation.train_deadline,
+            deadline=deadline,
             on_reply=keep,
         )
-        self._require_willing(request, trained, refusals)
-        return trained
 
     def _echo(self, site: str) -> dict[str, str]:
         """Return the last ledger head of a site, for the site to hold its ledger against."""

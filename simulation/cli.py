@@ -33,6 +33,7 @@ BENCHES = {
     "scale": "bench_scale",
     "prepare": "bench_prepare",
     "adversarial": "bench_adversarial",
+    "deployment": "bench_deployment",
 }
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)]

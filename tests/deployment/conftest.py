@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,15 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
-from client.enrolment import enrol
 from server.deployment_state import DeploymentState, read_state
-from server.enrolment import accept_requests
-from server.pki import init_pki
 from server.run_progress import Progress, read_progress
-from simulation.engine import split_notes
-from simulation.sites import write_notes
+from simulation.local_federation import write_federation
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT_SITES = Path(__file__).with_name("light_sites.py")
@@ -44,19 +38,19 @@ class Federation:
 
     @property
     def config(self) -> Path:
-        return self.folder / "fed" / "server.toml"
+        return self.folder / "server" / "server.toml"
 
     @property
     def state_folder(self) -> Path:
-        return self.folder / "fed" / "state"
+        return self.folder / "server" / "state"
 
     @property
     def out(self) -> Path:
-        return self.folder / "fed" / "runs" / "first"
+        return self.folder / "server" / "runs" / "first"
 
     @property
     def authority(self) -> Path:
-        return self.folder / "fed" / "ca.pem"
+        return self.folder / "server" / "ca.pem"
 
     @property
     def state(self) -> DeploymentState | None:
@@ -159,7 +153,7 @@ class Federation:
             for file in self.folder.rglob("data/*.jsonl")
             for line in file.read_text("utf-8").splitlines()
         }
-        files = [*(self.folder / "fed").rglob("*"), *self.folder.glob("*.log")]
+        files = [*(self.folder / "server").rglob("*"), *self.folder.glob("*.log")]
         files = [file for file in files if file.is_file() and file.parent.name != "data"]
         return [file for file in files if any(text in file.read_bytes() for text in texts)]
 
@@ -190,50 +184,12 @@ class Federation:
         return found
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def build(
     folder: Path, plan: Any, data: Any, *, hosts: Sequence[str], listen: str = "127.0.0.1"
 ) -> Federation:
     """Make the folders of a federation as its operators would, with notes split over the plan's sites."""
-    port, link_port = free_ports(2)
-    fed = folder / "fed"
-    init_pki(fed, hosts, port=port)
-    shares = split_notes(plan, data.train)
-    sites = [folder / f"site-{number}" for number in range(1, len(shares) + 1)]
-    for site, notes in zip(sites, shares, strict=True):
-        enrol(name=site.name, server=f"{hosts[0]}:{port}", out=site, public_units=len(notes))
-        (site / "data").mkdir()
-        write_notes(site / "data" / "train.jsonl", notes)
-    (folder / "draft.toml").write_text(plan.to_toml(), "utf-8")
-    accept_requests([site / "enrolment.json" for site in sites], fed, plan=folder / "draft.toml")
-    for site in sites:
-        table = {
-            "site": {
-                "name": site.name,
-                "data": "data",
-                "spool": "spool",
-                "roster": str(fed / "roster.toml"),
-                "plan": str(fed / "plan.toml"),
-                "device": "cpu",
-            },
-            "keys": {"identity": "identity.pem"},
-        }
-        (site / "site.toml").write_text(tomli_w.dumps(table), "utf-8")
-    (fed / "data").mkdir()
-    for split in ("devel", "test"):
-        write_notes(fed / "data" / f"{split}.jsonl", getattr(data, split))
-    server = {"listen": f"{listen}:{port}", "pki": ".", "state": "state", "superlink_port": link_port}
-    run = {"plan": "plan.toml", "roster": "roster.toml", "data": "data", "out": "runs/first"}
-    (fed / "server.toml").write_text(tomli_w.dumps({"server": server, "run": run}), "utf-8")
-    return Federation(folder=folder, port=port, sites=sites)
+    made = write_federation(plan, data, folder, hosts=hosts, listen=listen)
+    return Federation(folder=folder, port=made.port, sites=list(made.sites))
 
 
 @pytest.fixture
@@ -266,3 +222,17 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
     for one in made:
         one.end()
         assert one.leaks() == []
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[..., Federation]]:
+    """A function that returns a federation of folders which a test makes itself; its processes end with the test."""
+    made: list[Federation] = []
+
+    def make(folder: Path, port: int, sites: list[Path]) -> Federation:
+        made.append(Federation(folder=folder, port=port, sites=sites))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()

@@ -27,6 +27,7 @@ from client.plan_approval import PlanApproval
 from client.settings import read_settings
 from client.site_files import plan_files
 from common.audit_log import verify
+from simulation.local_federation import free_ports
 from simulation.sites import write_sites
 
 ROOT = Path(common.__file__).resolve().parents[1]
@@ -50,18 +51,6 @@ ENVIRONMENT = {
 }
 
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -53,7 +53,7 @@ def test_serverapp_and_superlink_are_killed(federation):
     assert [row["round"] for row in fed.rows()] == [1, 2, 3, 4]
     assert all(row["sites"] == ["site-1", "site-2"] for row in fed.rows())
     assert fedward_run_id(fed) == run_id
-    assert read_plan(fed.out / "plan.toml").hash == read_plan(fed.folder / "fed" / "plan.toml").hash
+    assert read_plan(fed.out / "plan.toml").hash == read_plan(fed.folder / "server" / "plan.toml").hash
     assert fed.result()["rounds"] == 4
 
 
@@ -61,7 +61,7 @@ def test_a_leak_would_be_found(federation):
     """Every test here ends with a search for the notes' texts in whatever the server wrote; this plants one."""
     fed = federation(sites=2)
     text = json.loads((fed.sites[0] / "data" / "train.jsonl").read_text("utf-8").splitlines()[0])["text"]
-    leak = fed.folder / "fed" / "state" / "logs" / "superlink.log"
+    leak = fed.folder / "server" / "state" / "logs" / "superlink.log"
     leak.parent.mkdir(parents=True)
     leak.write_text(f"ERROR could not read {text!r}\n", "utf-8")
     assert fed.leaks() == [leak]

@@ -199,6 +199,59 @@ def test_nobody_trained(plan, tmp_path):
         loop_of(plan, tmp_path, sites).run(start())
 
 
+class Breaking(Sites):
+    """Sites of which some break down the first times that they are asked to train."""
+
+    def __init__(self, times, code="node-error"):
+        super().__init__()
+        self.times, self.code = dict(times), code
+
+    def answer(self, site, request):
+        if request.kind == TRAIN and self.times.get(site, 0) > 0:
+            self.times[site] -= 1
+            return refusal_of(TRAIN, self.code)
+        return super().answer(site, request)
+
+    def asked(self):
+        return [site for _, kind, site in self.seen if kind == TRAIN]
+
+
+@pytest.mark.parametrize("code", ["node-error", "agent-unreachable"])
+def test_sites_that_broke_down_are_asked_again_where_the_round_needs_them(plan, tmp_path, monkeypatch, code):
+    """Two of three are down when at least two are needed; the third's training is not wasted."""
+    pauses = []
+    monkeypatch.setattr("server.rounds.time.sleep", pauses.append)
+    sites = Breaking({"a": 1, "b": 2}, code)
+    state = loop_of(plan, tmp_path, sites).run_round(start())
+    assert sites.asked() == ["a", "b", "c", "a", "b"]
+    assert state.history[0]["sites"] == ["a", "c"]
+    assert pauses == [10.0]
+
+
+def test_a_round_that_has_enough_sites_waits_for_nobody(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("server.rounds.time.sleep", lambda seconds: pytest.fail("It waited."))
+    sites = Breaking({"a": 1})
+    assert loop_of(plan, tmp_path, sites).run_round(start()).history[0]["sites"] == ["b", "c"]
+
+
+def test_sites_that_stay_down_are_asked_as_often_as_the_plan_says(plan, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("server.rounds.time.sleep", pauses.append)
+    sites = Breaking(dict.fromkeys(SITES, 99))
+    with pytest.raises(RoundError, match="ended with 0 of at least 2"):
+        loop_of(plan, tmp_path, sites).run_round(start())
+    assert sites.asked() == list(SITES) * plan.federation.attempts
+
+
+@pytest.mark.parametrize("code", ["refused-ledger", "refused-policy", "failed"])
+def test_a_refusal_is_no_breakdown(plan, tmp_path, monkeypatch, code):
+    monkeypatch.setattr("server.rounds.time.sleep", lambda seconds: pytest.fail("It waited."))
+    sites = Breaking({"a": 1, "b": 1}, code)
+    with pytest.raises(RoundError):
+        loop_of(plan, tmp_path, sites).run_round(start())
+    assert sites.asked() == list(SITES)
+
+
 def test_the_best_round_on_the_development_set_is_kept(plan, tmp_path):
     scores = iter([0.2, 0.7, 0.7])
     loop = loop_of(
