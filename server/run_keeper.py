@@ -7,6 +7,7 @@ that a death is seen at once. The plan hash and fedward's own run id stay the sa
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ STATUS_SECONDS = 3.0
 
 FAREWELL_SECONDS = 20.0
 """How long a ServerApp may outlive its run before it is ended."""
+
+_LITTLE_BYTES = 2**20
+"""A disk with less than this is full: a checkpoint needs several times as much."""
 
 _LONGEST_PAUSE = 30.0
 
@@ -172,6 +176,7 @@ class RunKeeper:
 
     def _plan_resume(self, progress: Progress | None, reason: str) -> Outcome | None:
         """Decide when the run is resumed, or that it has died too often."""
+        reason += _of_the_disk(self.out)
         reached = progress.round if progress else 0
         self._without_progress = 0 if reached > self._best_round else self._without_progress + 1
         self._best_round = max(self._best_round, reached)
@@ -206,3 +211,12 @@ class RunKeeper:
     def _how_to_resume(self) -> str:
         """Return how to go on."""
         return f"Go on with 'fedward-server resume {self.out} --config {self.settings.path}'."
+
+
+def _of_the_disk(out: Path) -> str:
+    """Return a remark where the disk of the run's folder is full: then the ServerApp cannot say so itself."""
+    try:
+        free = shutil.disk_usage(out).free
+    except OSError:
+        return ""
+    return "" if free >= _LITTLE_BYTES else f", and the disk of {out} is full: make room"

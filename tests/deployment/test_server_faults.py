@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -130,3 +132,40 @@ def test_stop_ends_after_the_round_and_the_run_can_be_resumed(federation):
     server = fed.up("resume", fed.out, "--config", fed.config)
     assert fed.finish(server)[0] == 0
     assert [row["round"] for row in fed.rows()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_that_fills(federation, tmp_path):
+    """The run's disk is full in the middle of the run: nothing is half-written, and with room it goes on."""
+    fed = federation(sites=2, federation__rounds=3)
+    runs, filler = fed.out.parent, fed.out.parent / "filler"
+    fed.config.write_text(
+        fed.config.read_text("utf-8").replace("[run]", "most_resumes = 1\n\n[run]", 1), "utf-8"
+    )
+    runs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", runs], check=True)
+    try:
+        server = fed.up()
+        fed.start_sites()
+        fed.wait("round 2", lambda: begun(fed, 2))
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        code, said = fed.finish(server)
+        assert code == 1, fed.logs()
+        assert f"the disk of {fed.out} is full: make room" in " ".join(said.split())
+        assert "fedward-server resume" in said
+        assert all(json.loads(line)["round"] == 1 for line in whole_lines(fed.out / "metrics.jsonl"))
+        filler.unlink()
+        code, _ = fed.finish(fed.up("resume", fed.out, "--config", fed.config))
+        assert code == 0, fed.logs()
+        assert [row["round"] for row in fed.rows()] == [1, 2, 3]
+        assert (fed.out / "model" / "config.json").is_file()
+    finally:
+        fed.end()
+        subprocess.run(["umount", "-l", runs], check=True)
+
+
+def whole_lines(path):
+    """The lines of a file that were written to their end."""
+    return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
