@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -27,6 +28,10 @@ _KEPT = ("LANG", "LC_ALL", "TZ", "PYTHONPATH", "OMP_NUM_THREADS")
 """What a child gets of this process's environment; nothing that could be a secret of the operator's."""
 
 _SECONDS = 5.0
+
+LOST = re.compile(r"^ERROR\s*:\s+(Server|Client) error '\d{3} ")
+"""What a SuperNode says (flwr 1.42) when the thread of its connection ends for an HTTP error; the process lives on
+without it and asks for no message any more."""
 
 
 def supernode_spec(settings: SiteSettings, users: SiteUsers) -> ChildSpec:
@@ -56,6 +61,7 @@ def supernode_spec(settings: SiteSettings, users: SiteUsers) -> ChildSpec:
         gid=users.gid,
         folder=home,
         logged=True,
+        lost=LOST,
     )
 
 

@@ -25,6 +25,8 @@ _LONGEST_PAUSE = 60.0
 _STEADY_SECONDS = 60.0
 """A child that ran so long is not one that fails at its start: its next pause is the shortest again."""
 
+_FAREWELL_SECONDS = 10.0
+
 _PR_SET_PDEATHSIG = 1
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LINE_CHARACTERS = 2000
@@ -43,6 +45,8 @@ class ChildSpec:
         folder: Its working folder.
         ready: Whether it says on a pipe when it is ready; `--ready-fd N` is appended to its command.
         logged: Whether its output goes line by line into this process's log, instead of to its standard error.
+        lost: A line of its output after which it lives on and does nothing more; it is ended then, and so started
+            again.
     """
 
     name: str
@@ -53,6 +57,7 @@ class ChildSpec:
     folder: Path
     ready: bool = False
     logged: bool = False
+    lost: re.Pattern[str] | None = None
 
 
 class Child:
@@ -60,7 +65,7 @@ class Child:
 
     Args:
         spec: How it is started.
-        on_event: Called, from a thread of its own, with the child and "ready" or "ended".
+        on_event: Called, from a thread of its own, with the child and "ready", "lost" or "ended".
     """
 
     def __init__(self, spec: ChildSpec, on_event: Callable[[Child, str], None]) -> None:
@@ -92,7 +97,7 @@ class Child:
         if ours is not None:
             threading.Thread(target=self._await_ready, args=(ours,), daemon=True).start()
         if self.process.stdout is not None:
-            threading.Thread(target=_copy_lines, args=(spec.name, self.process.stdout), daemon=True).start()
+            threading.Thread(target=self._copy_lines, args=(self.process.stdout,), daemon=True).start()
         threading.Thread(target=self._await_end, daemon=True).start()
 
     def ask_to_end(self) -> None:
@@ -115,6 +120,16 @@ class Child:
         with os.fdopen(descriptor, "rb") as pipe:
             if pipe.read():
                 self._on_event(self, "ready")
+
+    def _copy_lines(self, output: IO[bytes]) -> None:
+        """Put the child's output into the log, and report the line after which it is of no use."""
+        with output:
+            for line in output:
+                text = _COLOURS.sub("", line.decode("utf-8", "replace")).rstrip()
+                if text:
+                    _log.info("%s: %s", self.spec.name, text[:_LINE_CHARACTERS])
+                if self.spec.lost is not None and self.spec.lost.search(text):
+                    self._on_event(self, "lost")
 
     def _await_end(self) -> None:
         """Report the child's end."""
@@ -174,6 +189,11 @@ class Supervisor:
             return None
         if event == "ready":
             self._on_ready()
+            return None
+        if event == "lost":
+            _log.warning("%s lives on but has given up its work; it is ended.", child.spec.name)
+            child.ask_to_end()
+            child.end(seconds=_FAREWELL_SECONDS)
             return None
         return self._on_end(child)
 
@@ -242,12 +262,3 @@ def _end_with_parent(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return prepare
-
-
-def _copy_lines(name: str, output: IO[bytes]) -> None:
-    """Put a child's output into the log."""
-    with output:
-        for line in output:
-            text = _COLOURS.sub("", line.decode("utf-8", "replace")).rstrip()
-            if text:
-                _log.info("%s: %s", name, text[:_LINE_CHARACTERS])

@@ -104,6 +104,11 @@ http {{
     proxy_ssl_trusted_certificate {pki}/ca.pem;
     proxy_ssl_session_reuse on;
 
+    # A SuperNode that is answered 500 once never asks again (flwr 1.42); after 503 it does.
+    proxy_intercept_errors on;
+    error_page 500 = @again;
+    location @again {{ return 503; }}
+
 {locations}
     location / {{ return 404; }}
   }}

@@ -64,7 +64,8 @@ class RunStatus:
 def superlink_command(*, pki: Path, port: int, database: Path) -> list[str]:
     """Return the command of a SuperLink on loopback: TLS, SuperNode keys, a database on disk, apps elsewhere."""
     return [
-        _beside_python("flower-superlink"),
+        # -P: what lies in the working folder is not imported.
+        *(sys.executable, "-P", "-m", "server.superlink_process"),
         *("--host", HOST, "--port", str(port)),
         *("--ssl-certfile", str(pki / "superlink.pem")),
         *("--ssl-keyfile", str(pki / "superlink.key")),

@@ -77,7 +77,9 @@ def _trivial(*, sites: int, rounds: int) -> Measured:
 
 def _base(*, sites: int) -> Measured:
     """Send a model of BERT-base's shape through one round of one training step."""
-    return _measure(_BASE, notes=4, sites=sites, federation={"rounds": 1, "local_steps": 1})
+    return _measure(
+        _BASE, notes=4, sites=sites, federation={"rounds": 1, "local_epochs": 0, "local_steps": 1}
+    )
 
 
 def _exchanges(measured: Measured) -> dict[str, float]:

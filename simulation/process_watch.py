@@ -14,7 +14,7 @@ _ROLES: Mapping[str, str] = {
     "flwr-clientapp": "clientapp",
     "flwr-serverapp": "serverapp",
     "flower-supernode": "supernode",
-    "flower-superlink": "superlink",
+    "server.superlink_process": "superlink",
     "flower-superexec": "superexec",
     "client.cli agent": "agent",
     "server.cli up": "server",

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from client.isolation import HostUser
+from client.supernode import LOST
 from client.supervisor import ChildSpec, Supervisor
 
 AGENT = """
@@ -131,8 +133,10 @@ def test_children_end_with_a_supervisor_that_is_killed(tmp_path):
     code = f"""
 import os, sys
 sys.path[:0] = {sys.path!r}
+from dataclasses import replace
 from pathlib import Path
 from client.isolation import HostUser
+from client.supernode import LOST
 from client.supervisor import ChildSpec, Supervisor
 body = "import os, pathlib, signal; pathlib.Path('a.starts').write_text(str(os.getpid())); signal.pause()"
 spec = ChildSpec(name="a", command=[sys.executable, "-c", body], environment={{}}, user=HostUser.current(),
@@ -158,3 +162,39 @@ def test_output_goes_into_the_log_without_colours(child, tmp_path, caplog):
     later(lambda: any("hello" in record.getMessage() for record in caplog.records), stop)
     assert Supervisor(first, [second], stop_seconds=10).run() == 0
     assert "supernode: INFO hello" in [record.getMessage() for record in caplog.records]
+
+
+GIVEN_UP = "ERROR :     Server error '500 Internal Server Error' for url 'https://h:1/v1/fleet/pull-messages'"
+
+
+def test_a_supernode_that_lives_on_without_its_connection_is_started_again(child, tmp_path, caplog):
+    """Its thread that asks for messages has ended, and nothing but a line of its output says so."""
+    first = child("agent", READY + WAIT, ready=True)
+    body = f"print({GIVEN_UP!r}, flush=True) if len(open('supernode.starts').readlines()) == 1 else None\n"
+    second = replace(child("supernode", body + WAIT, logged=True), lost=LOST)
+    later(lambda: len(starts(tmp_path, "supernode")) == 2, stop)
+    assert Supervisor(first, [second], stop_seconds=10, pause=0.05).run() == 0
+    assert len(starts(tmp_path, "supernode")) == 2
+    assert not any(map(lives, starts(tmp_path, "supernode")))
+    assert "lives on but has given up its work" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [
+        (GIVEN_UP, True),
+        (
+            "ERROR :     Client error '413 Request Entity Too Large' for url 'https://h:1/v1/fleet/push-object'",
+            True,
+        ),
+        ("WARNING :   Connection attempt failed, retrying in 1.36 seconds", False),
+        (
+            "ERROR :     Failed to push task output: Server error '500 Internal Server Error' for url 'x'",
+            False,
+        ),
+        ("ERROR :     ClientApp raised an exception", False),
+        ("httpx.HTTPStatusError: Server error '500 Internal Server Error' for url 'x'", False),
+    ],
+)
+def test_the_line_that_says_so(line, lost):
+    assert bool(LOST.search(line)) is lost

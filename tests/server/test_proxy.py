@@ -55,6 +55,7 @@ class Upstream:
 
     def __init__(self, pki):
         self.seen: list[tuple[str, str]] = []
+        self.status = 200
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -63,7 +64,7 @@ class Upstream:
             def do_POST(self):
                 self.rfile.read(int(self.headers.get("content-length", 0)))
                 outer.seen.append((self.command, self.path))
-                self.send_response(200)
+                self.send_response(outer.status)
                 self.send_header("content-length", "2")
                 self.end_headers()
                 self.wfile.write(b"ok")
@@ -157,6 +158,24 @@ def test_fleet_goes_through_and_nothing_else(serve):
     assert ask("GET", FLEET_PATHS[0]) == 403
     assert refused_paths(upstream, ask) == []
     assert '"path":"/v1/control/start-run"' in proxy.access_log.read_text()
+
+
+@needs_nginx
+@pytest.mark.parametrize(("status", "told"), [(500, 503), (403, 403), (401, 401), (409, 409), (503, 503)])
+def test_a_failure_of_the_superlink_is_told_as_one_that_passes(serve, status, told):
+    """A SuperNode that is answered 500 once never asks again, and asks again after 503; other answers stay."""
+    _, upstream, ask = serve()
+    upstream.status = status
+    assert ask("POST", FLEET_PATHS[0]) == told
+    upstream.status = 200
+    assert ask("POST", FLEET_PATHS[0]) == 200
+
+
+def test_a_supernode_asks_again_after_503_and_not_after_500():
+    from flwr.supercore.retry import http_retry
+
+    assert 503 in http_retry._RETRYABLE_STATUS_CODES
+    assert 500 not in http_retry._RETRYABLE_STATUS_CODES, "The proxy's rule for 500 can go."
 
 
 @needs_nginx
