@@ -21,7 +21,7 @@ def wait_for_locks() -> None:
     Raises:
         RuntimeError: This release of Flower keeps the setting elsewhere.
     """
-    pragmas = dict(sql_mixin.SQLITE_PRAGMAS)
+    pragmas: dict[str, str] = dict(vars(sql_mixin).get("SQLITE_PRAGMAS", ()))
     if "busy_timeout" not in pragmas:
         raise RuntimeError("This release of Flower sets no busy_timeout where 1.42 does; fedward pins 1.42.")
     pragmas["busy_timeout"] = str(BUSY_MILLISECONDS)
