@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import socket
+import socketserver
 import threading
 from typing import Self
 
 _CHUNK = 1 << 18
+_HOST = "127.0.0.1"
 
 
 class ByteRelay:
@@ -23,59 +25,59 @@ class ByteRelay:
     """
 
     def __init__(self, target: int) -> None:
-        """Prepare; `with` starts and ends it."""
-        self.port = 0
+        """Take a port; `with` starts and ends the relaying."""
         self.sent = 0
         self.received = 0
         self._target = target
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._lock = threading.Lock()
+        relay = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                relay._serve(self.request)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            # A connection that a peer keeps open must not keep the measurement from ending.
+            block_on_close = False
+
+        self._server = Server((_HOST, 0), Handler)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     def __enter__(self) -> Self:
-        """Listen."""
+        """Relay."""
         self._thread.start()
-        self._ready.wait()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Cut every connection and end."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Take no further connection; those that are open last until either end closes."""
+        self._server.shutdown()
+        self._server.server_close()
         self._thread.join()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        self._loop.run_forever()
-        server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, near: socket.socket) -> None:
+        """Pass on both ways until both have ended."""
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far = socket.create_connection((_HOST, self._target))
         except OSError:
             # The server is not there yet or was killed: the peer sees what it would have seen without a relay.
-            writer.close()
             return
-        await asyncio.gather(
-            self._pass_on(reader, far_writer, outwards=True),
-            self._pass_on(far_reader, writer, outwards=False),
-        )
+        with far:
+            back = threading.Thread(target=self._pass_on, args=(far, near, False), daemon=True)
+            back.start()
+            self._pass_on(near, far, True)
+            back.join()
 
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, outwards: bool
-    ) -> None:
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(_CHUNK):
-                if outwards:
-                    self.sent += len(chunk)
-                else:
-                    self.received += len(chunk)
-                writer.write(chunk)
-                await writer.drain()
-        writer.close()
+    def _pass_on(self, source: socket.socket, sink: socket.socket, outwards: bool) -> None:
+        """Copy one way until it ends; the other way may go on."""
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(_CHUNK):
+                with self._lock:
+                    if outwards:
+                        self.sent += len(chunk)
+                    else:
+                        self.received += len(chunk)
+                sink.sendall(chunk)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
