@@ -26,6 +26,7 @@ from common.roster import read_roster
 from server.federation import FederationJob, open_run, run_federation
 from server.json_log import json_log
 from server.run_progress import ProgressWatch
+from server.warmup import public_notes
 from server.watch import ConsoleWatch
 
 PULLERS = 4
@@ -82,6 +83,7 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
     for split in ("devel", "test"):
         if split in data.report:
             require_annotated(data.report[split].counts, data.report[split].path)
+    notes = public_notes(plan)
     host = ModelHost.build(plan)
     watching = ConsoleWatch.on(Console(), plan.federation.rounds)
     with (
@@ -97,6 +99,7 @@ def configured_job(context: Context) -> Iterator[FederationJob]:
             host=host,
             devel=data.devel,
             test=data.test,
+            warmup_notes=notes,
             listener=listener,
             pullers=PULLERS,
         )

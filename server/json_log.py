@@ -42,10 +42,11 @@ class JsonFormatter(logging.Formatter):
 def told(error: BaseException) -> str:
     """Return what may be said about an error: fedward's own sentence, or the class of any other.
 
-    What is wrong with a file of records is told by its code alone, since a parser may have quoted the line.
+    What is wrong with a file of records is told by its code and place alone, since a parser may have quoted the line.
     """
     if isinstance(error, DataError):
-        return error.code
+        where = "" if error.path is None else f" in {error.path}"
+        return error.code + where + ("" if error.line is None else f", line {error.line}")
     return str(error) if isinstance(error, FedwardError) else type(error).__name__
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.errors import DataError, PlanError
-from common.host import ModelHost
+from common.host import ModelHost, schema_of
+from common.ingestion import find_split, read_annotated
 from common.model import HEAD
 from common.overlap import overlapping
 from common.plan import Plan, Warmup
@@ -23,6 +25,48 @@ from common.prediction import evaluate
 from common.records import Note
 from common.seeding import derive_seed, torch_seed
 from common.training import FitSession
+
+SYNTHETIC = "synthetic"
+"""The `warmup.source` of notes that a simulation writes for itself."""
+
+
+def require_public_folder(plan: Plan) -> None:
+    """Raise if a real server could not read the plan's public notes; a plan without `[warmup]` passes.
+
+    Raises:
+        DataError: `warmup.source` names no folder with a train split.
+    """
+    if plan.warmup is None:
+        return
+    folder = Path(plan.warmup.source)
+    if plan.warmup.source == SYNTHETIC:
+        raise DataError(
+            "warmup.source is 'synthetic', and only simulations write such notes; write them into a folder with "
+            "'fedward-sim synthesize', or take any public records, and name that folder in the plan."
+        )
+    if not folder.is_dir() or find_split(folder, "train") is None:
+        raise DataError(
+            "warmup.source is neither 'synthetic' nor a folder with a train split; add a file or a folder "
+            "called train.",
+            path=folder,
+        )
+
+
+def public_notes(plan: Plan) -> tuple[Note, ...]:
+    """Return the `train` split of the plan's `warmup.source`, at most `warmup.notes` of it; none without `[warmup]`.
+
+    Raises:
+        DataError: It is not a folder with a train split.
+        InputError: A file in the folder cannot be used.
+    """
+    section = plan.warmup
+    if section is None:
+        return ()
+    require_public_folder(plan)
+    split = find_split(Path(section.source), "train")
+    if split is None:
+        return ()
+    return read_annotated(split, schema_of(plan), split="train")[: section.notes]
 
 
 @dataclass(frozen=True, kw_only=True)

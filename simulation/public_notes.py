@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from common.errors import DataError
 from common.host import schema_of
-from common.ingestion import find_split, read_annotated
 from common.labels import LabelSchema
 from common.plan import Plan
 from common.records import Note
+from server.warmup import SYNTHETIC, public_notes
 from simulation.synthetic import generate
 from simulation.synthetic_lexicon import LABELS
 
-SYNTHETIC = "synthetic"
 _HOSPITALS = 4
 
 
@@ -33,15 +31,7 @@ def warmup_notes(plan: Plan) -> tuple[Note, ...]:
         return ()
     if section.source == SYNTHETIC:
         return _synthetic(plan, section.notes)
-    folder = Path(section.source)
-    split = find_split(folder, "train") if folder.is_dir() else None
-    if split is None:
-        raise DataError(
-            "warmup.source is neither 'synthetic' nor a folder with a train split; add a file or a folder "
-            "called train.",
-            path=folder,
-        )
-    return read_annotated(split, schema_of(plan), split="train")[: section.notes]
+    return public_notes(plan)
 
 
 def _synthetic(plan: Plan, count: int) -> tuple[Note, ...]:

@@ -59,7 +59,7 @@ def test_it_says_what_each_site_does(watch, tmp_path):
     ("error", "state", "message"),
     [
         (RoundError("Two sites are missing."), "failed", "Two sites are missing."),
-        (DataError(CANARY, path="test.jsonl", line=3), "failed", "bad-data"),
+        (DataError(CANARY, path="test.jsonl", line=3), "failed", "bad-data in test.jsonl, line 3"),
         (ValueError(CANARY), "crashed", "ValueError"),
         (SystemExit(1), "crashed", "SystemExit"),
     ],

@@ -6,13 +6,13 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client.app import make_client_app
-from common.errors import InputError, PlanError
+from common.errors import DataError, InputError, PlanError
 from server.app import configured_job, make_server_app
 from server.federation import FederationJob, open_run
 from server.watch import ConsoleWatch
 from simulation.engine import federate, site_makers
 from simulation.grid import InProcessGrid
-from simulation.sites import write_sites
+from simulation.sites import write_notes, write_sites
 
 
 def context(**run_config: object) -> Context:
@@ -57,6 +57,23 @@ def test_the_configured_job(local):
     again = config | {"resume": True, "plan": ""}
     with configured_job(context(**again)) as job:
         assert job.plan.federation.rounds == 1
+
+
+def test_the_public_notes_of_a_warmup_are_read_at_the_server(tmp_path, make_plan, make_data, make_notes):
+    """A real server trains on them before round 1, as a simulation does."""
+    public = tmp_path / "public"
+    public.mkdir()
+    write_notes(public / "train.jsonl", make_notes(5, name="public"))
+    plan = make_plan(warmup__source=str(public), warmup__notes=3, warmup__epochs=1)
+    write_sites(plan, make_data(), tmp_path / "local")
+    folder = tmp_path / "local"
+    paths = {"plan": "plan.toml", "roster": "roster.toml", "data": "server/data", "out": "run"}
+    config = {key: str(folder / path) for key, path in paths.items()}
+    with configured_job(context(**config)) as job:
+        assert [note.note_id for note in job.warmup_notes] == ["public-0", "public-1", "public-2"]
+    (public / "train.jsonl").unlink()
+    with pytest.raises(DataError, match="nor a folder with a train split"), configured_job(context(**config)):
+        pass
 
 
 def test_another_roster_or_plan_is_refused(local, make_plan):

@@ -9,6 +9,7 @@ import pytest
 
 from client.enrolment import enrol
 from common.errors import InputError, PlanError
+from common.plan import Warmup, read_plan
 from server.cli import main
 from server.deployment import check_settings, require_free_ports, resumed_settings
 from server.enrolment import accept_requests
@@ -80,6 +81,25 @@ def test_everything_is_checked_before_anything_starts(fed, make_plan):
     (settings.run.out / "plan.toml").write_text(make_plan(seed=99).to_toml())
     with pytest.raises(InputError, match="is not the plan of the run in"):
         check_settings(settings, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("synthetic", "only simulations write such notes; write them into a folder"),
+        ("/nowhere", "add a file or a folder called train"),
+        (".", "give its whole path"),
+    ],
+)
+def test_a_warmup_without_public_notes_is_refused_before_anything_starts(fed, monkeypatch, source, said):
+    settings = read_server_settings(fed / "server.toml")
+    plan = read_plan(settings.run.plan)
+    warm = dataclasses.replace(plan, warmup=Warmup(source=source))
+    monkeypatch.setattr("server.deployment.read_plan", lambda path: warm)
+    monkeypatch.chdir(settings.run.data)
+    (settings.run.data / "train.jsonl").touch()
+    with pytest.raises(InputError, match=said):
+        check_settings(settings, resume=False)
 
 
 def test_a_roster_of_another_plan_a_missing_site_and_missing_data(fed, plan_file):
