@@ -75,8 +75,14 @@ class DataError(InputError):
         self.path = None if path is None else Path(path)
         self.line = line
         self.reason = reason
-        where = "" if path is None else f"{path}{'' if line is None else f', line {line}'}: "
-        super().__init__(where + message)
+        super().__init__(f"{self.place}: {message}" if self.place else message)
+
+    @property
+    def place(self) -> str:
+        """The file and, where one is known, the line; "" where no file is at fault."""
+        if self.path is None:
+            return ""
+        return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
 
 
 class ModelError(InputError):

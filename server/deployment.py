@@ -28,7 +28,7 @@ from server.run_view import RunView
 from server.settings import ServerSettings
 from server.superlink import HOST, SuperLink, SuperLinkError, superexec_command, superlink_command
 from server.supervisor import Child, Supervisor, quiet_environment
-from server.warmup import require_public_folder
+from server.warmup import public_split
 
 _log = logging.getLogger(__name__)
 
@@ -256,8 +256,7 @@ def check_settings(settings: ServerSettings, *, resume: bool) -> tuple[Plan, Ros
     keys = site_keys(settings.server.pki, roster)
     if find_split(run.data, "test") is None:
         raise InputError(f"{run.data} has no split test; the server scores the model on it.")
-    require_public_folder(plan)
-    if plan.warmup is not None and not Path(plan.warmup.source).is_absolute():
+    if plan.warmup is not None and not public_split(plan.warmup).is_absolute():
         raise InputError(
             f"warmup.source is {plan.warmup.source!r}; give its whole path, since the ServerApp runs in another folder."
         )

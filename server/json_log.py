@@ -45,8 +45,7 @@ def told(error: BaseException) -> str:
     What is wrong with a file of records is told by its code and place alone, since a parser may have quoted the line.
     """
     if isinstance(error, DataError):
-        where = "" if error.path is None else f" in {error.path}"
-        return error.code + where + ("" if error.line is None else f", line {error.line}")
+        return f"{error.code} in {error.place}" if error.place else error.code
     return str(error) if isinstance(error, FedwardError) else type(error).__name__
 
 

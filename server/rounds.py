@@ -359,12 +359,12 @@ class RoundLoop:
             RoundError: Too few did, because budgets or policies do not allow it.
         """
         federation = self.plan.federation
-        end = time.monotonic() + federation.train_deadline
         sites = self.cohort.gather(deadline=federation.train_deadline, on_wait=self.listener.on_wait)
         header = self.aggregator.train_header(request)
         trained: dict[str, Envelope] = {}
+        end = time.monotonic() + federation.train_deadline
         for repeat in range(federation.attempts):
-            deadline = federation.train_deadline if repeat == 0 else end - time.monotonic()
+            deadline = end - time.monotonic()
             refusals = self._ask_to_train(request, sites, header, trained, deadline=deadline)
             self._require_willing(request, trained, refusals)
             sites = [site for site, code in sorted(refusals.items()) if code in _BROKEN]

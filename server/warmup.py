@@ -30,26 +30,26 @@ SYNTHETIC = "synthetic"
 """The `warmup.source` of notes that a simulation writes for itself."""
 
 
-def require_public_folder(plan: Plan) -> None:
-    """Raise if a real server could not read the plan's public notes; a plan without `[warmup]` passes.
+def public_split(section: Warmup) -> Path:
+    """Return where the public notes of a warm-up are, for whoever does not write them for itself.
 
     Raises:
         DataError: `warmup.source` names no folder with a train split.
     """
-    if plan.warmup is None:
-        return
-    folder = Path(plan.warmup.source)
-    if plan.warmup.source == SYNTHETIC:
+    if section.source == SYNTHETIC:
         raise DataError(
             "warmup.source is 'synthetic', and only simulations write such notes; write them into a folder with "
             "'fedward-sim synthesize', or take any public records, and name that folder in the plan."
         )
-    if not folder.is_dir() or find_split(folder, "train") is None:
+    folder = Path(section.source)
+    split = find_split(folder, "train") if folder.is_dir() else None
+    if split is None:
         raise DataError(
             "warmup.source is neither 'synthetic' nor a folder with a train split; add a file or a folder "
             "called train.",
             path=folder,
         )
+    return split
 
 
 def public_notes(plan: Plan) -> tuple[Note, ...]:
@@ -62,11 +62,7 @@ def public_notes(plan: Plan) -> tuple[Note, ...]:
     section = plan.warmup
     if section is None:
         return ()
-    require_public_folder(plan)
-    split = find_split(Path(section.source), "train")
-    if split is None:
-        return ()
-    return read_annotated(split, schema_of(plan), split="train")[: section.notes]
+    return read_annotated(public_split(section), schema_of(plan), split="train")[: section.notes]
 
 
 @dataclass(frozen=True, kw_only=True)

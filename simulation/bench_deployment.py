@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -25,12 +24,14 @@ from common.plan import Plan
 from server.run_folder import read_metrics
 from simulation.byte_relay import ByteRelay
 from simulation.local_federation import LocalFederation, free_ports, write_federation
+from simulation.local_processes import end_process, start_process
 from simulation.process_watch import ProcessWatch
 from simulation.synthetic import generate
 from simulation.synthetic_lexicon import LABELS
 
 _MIB = 2**20
 _LIMIT_SECONDS = 3600.0
+_FAREWELL_SECONDS = 60.0
 
 _TRIVIAL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 _BASE: Mapping[str, int] = {}
@@ -188,24 +189,11 @@ def _run(fed: LocalFederation) -> None:
 
 @contextlib.contextmanager
 def _process(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a module of ours in a session of its own, which is ended with what it started."""
+    """Run a module of ours while the block lasts."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FLWR_HOME": str(log.parent / "flwr")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=log.parent,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", *arguments]
+    process = start_process(command, log=log, folder=log.parent, environment=environment)
     try:
         yield process
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_process(process, seconds=_FAREWELL_SECONDS)

@@ -37,6 +37,7 @@ from common.secagg_parameters import AttemptContext, SecureAggregationParameters
 from server.secure_aggregation import SecureAggregationServer
 from simulation.bench_child import in_child
 from simulation.bench_secure_round import measure_round
+from simulation.local_processes import status_bytes
 
 _PEERS = 9
 _MIB = 1 << 20
@@ -155,12 +156,12 @@ def _measure_wire(values: int) -> dict[str, float]:
 
 def _measure_memory(values: int) -> float:
     """Peak memory of quantising and masking an update, above what was there, to its float32 vector."""
-    base = _memory("VmRSS")
+    base = status_bytes("VmRSS")
     vector = _update_vector(values)
     fields = {"delta": vector, "num_examples": np.ones(1, np.float32)}
     masked = _layout(values, sites=10).encode(fields, weight=1.0)
     apply_masks(masked, add=[os.urandom(32) for _ in range(_PEERS + 1)])
-    return (_memory("VmHWM") - base) / vector.nbytes
+    return (status_bytes("VmHWM") - base) / vector.nbytes
 
 
 def _measure_unmasking(values: int, *, sites: int, dropped: int) -> dict[str, float]:
@@ -299,11 +300,3 @@ def _seconds(call: Callable[[], object]) -> float:
 def _best_ratio(numerators: list[float], denominators: list[float]) -> float:
     """The best turn of one over the best turn of the other."""
     return min(numerators) / min(denominators)
-
-
-def _memory(field: str) -> int:
-    """A field of /proc/self/status in bytes; unlike ru_maxrss it does not carry over from the parent."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return 1024 * int(line.split()[1])
-    raise FedwardError(f"/proc/self/status has no {field}; memory is measured on Linux only.")

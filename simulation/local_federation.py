@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +24,17 @@ from client.enrolment import enrol
 from client.plan_approval import PlanApproval
 from client.settings import read_settings
 from client.site_files import plan_files
+from common.accounting import RDPFilter
 from common.files import write_atomically
 from common.ingestion import Dataset
-from common.plan import Plan
+from common.plan import Plan, Privacy
+from common.private_plan import most_trainings, round_mechanism, whole_epsilon
 from server.enrolment import accept_requests
 from server.pki import init_pki
 from simulation.engine import split_notes
 from simulation.sites import write_notes
 
 LOOPBACK = "127.0.0.1"
-
-_MARGIN = 2.0
-"""A site's limit, in multiples of the plan's epsilon: its ledger counts more strictly than a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +119,8 @@ def write_federation(
 
 
 def _write_site(site: Path, fed: Path, plan: Plan, address: str) -> None:
-    """Fill in a site's own file; under a private plan also declare its population and approve the plan."""
+    """Write a site's own file; under a private plan also declare its population and approve the plan."""
     path = site / "site.toml"
-    path.unlink()
     table = {
         "site": {
             "name": site.name,
@@ -137,18 +134,21 @@ def _write_site(site: Path, fed: Path, plan: Plan, address: str) -> None:
         "agent": {"log": "agent.log"},
         "server": {"address": address, "ca": str(fed / "ca.pem"), "supernode_key": "supernode.key"},
     }
-    write_atomically(path, tomli_w.dumps(table))
-    if plan.privacy is not None:
-        _allow(path, plan)
+    if plan.privacy is None:
+        write_atomically(path, tomli_w.dumps(table))
+        return
+    write_atomically(path, tomli_w.dumps(table | _consent(plan, plan.privacy)))
+    declare_account(read_settings(path), create=True)
+    PlanApproval.of(plan_files(path, plan=None, roster=None, key=None, policy=None)).give()
 
 
-def _allow(path: Path, plan: Plan) -> None:
-    """Give a site a policy and a ledger that a private plan fits into, and its operator's consent."""
-    from common.private_plan import private_section, whole_epsilon
-
-    privacy = private_section(plan)
+def _consent(plan: Plan, privacy: Privacy) -> dict[str, dict[str, object]]:
+    """Return a policy and a ledger that a private plan, with its reserve, fits into."""
+    trainings = [round_mechanism(plan)] * most_trainings(plan)
+    # As the ledger counts, which is more strictly than the plan does.
+    spent = RDPFilter(epsilon=1.0, delta=privacy.delta).spent(trainings)
     policy = {
-        "max_epsilon": _MARGIN * whole_epsilon(plan).epsilon,
+        "max_epsilon": max(spent, whole_epsilon(plan).epsilon),
         "max_delta": privacy.delta,
         "min_noise_multiplier": 0.1,
         "required_unit": privacy.unit,
@@ -162,7 +162,4 @@ def _allow(path: Path, plan: Plan) -> None:
         "delta": privacy.delta,
         "declaration": "All records of this trial's site.",
     }
-    table = tomllib.loads(path.read_text("utf-8")) | {"policy": policy, "ledger": ledger}
-    write_atomically(path, tomli_w.dumps(table))
-    declare_account(read_settings(path), create=True)
-    PlanApproval.of(plan_files(path, plan=None, roster=None, key=None, policy=None)).give()
+    return {"policy": policy, "ledger": ledger}

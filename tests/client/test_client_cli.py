@@ -150,3 +150,16 @@ def test_a_plan_that_breaks_the_policy_lists_every_clause(site, call, make_plan,
     assert "min_cohort" in err
     assert "secure_aggregation" in err
     assert not (tmp_path / "approvals.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        ("approve", "policy"),
+        ("declare", "ledger"),
+        ("deidentify-check", "deidentification"),
+        ("prepare", "preparation"),
+    ],
+)
+def test_a_table_in_a_help_text_is_no_markup(call, command, table):
+    assert f"[{table}]" in call(main, command, "--help")[1]

@@ -16,9 +16,13 @@ from typing import Any
 
 import pytest
 
+from common.command import QUIET_FLOWER
+from common.errors import InputError
 from server.deployment_state import DeploymentState, read_state
+from server.proxy import require_nginx
 from server.run_progress import Progress, read_progress
 from simulation.local_federation import write_federation
+from simulation.local_processes import commands_naming, end_process, start_process
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT_SITES = Path(__file__).with_name("light_sites.py")
@@ -64,23 +68,17 @@ class Federation:
         """Start a process in a session of its own; its output is in NAME.log."""
         environment = {
             **os.environ,
+            **QUIET_FLOWER,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_HOME": str(self.folder / "home"),
         }
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*prefix, *map(str, command)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=self.folder,
-                start_new_session=True,
-            )
+        process = start_process(
+            [*prefix, *map(str, command)],
+            log=self.folder / f"{name}.log",
+            folder=self.folder,
+            environment=environment,
+        )
         self.processes.append(process)
         return process
 
@@ -163,37 +161,29 @@ class Federation:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        left = self.left()
-        for pid in left:
+            end_process(process, seconds=30)
+        for pid in self.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def left(self) -> list[int]:
-        """Return the processes that have this federation's folder in their command line or Flower home."""
-        mark, found = str(self.folder).encode(), []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-                if int(pid) != os.getpid() and mark in text:
-                    found.append(int(pid))
-        return found
-
-
-def build(
-    folder: Path, plan: Any, data: Any, *, hosts: Sequence[str], listen: str = "127.0.0.1"
-) -> Federation:
-    """Make the folders of a federation as its operators would, with notes split over the plan's sites."""
-    made = write_federation(plan, data, folder, hosts=hosts, listen=listen)
-    return Federation(folder=folder, port=made.port, sites=list(made.sites))
+        """Return the processes that have this federation's folder in their command line or environment."""
+        return list(commands_naming(self.folder))
 
 
 @pytest.fixture
-def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Callable[..., Federation]]:
+def nginx() -> None:
+    """Skip a test that needs the proxy where there is none."""
+    try:
+        require_nginx()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def federation(
+    nginx: None, tmp_path: Path, make_plan: Any, make_data: Any
+) -> Iterator[Callable[..., Federation]]:
     """A function that makes a federation; its processes end with the test, and none may be left."""
     made: list[Federation] = []
 
@@ -207,15 +197,15 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
             "federation__exchange_deadline": 60.0,
             "simulation__sites": sites,
         }
-        one = build(
-            tmp_path / "work",
+        folders = write_federation(
             make_plan(**(defaults | plan)),
             make_data(train=8 * sites),
+            tmp_path / "work",
             hosts=hosts,
             listen=listen,
         )
-        made.append(one)
-        return one
+        made.append(Federation(folder=tmp_path / "work", port=folders.port, sites=list(folders.sites)))
+        return made[-1]
 
     (tmp_path / "work").mkdir()
     yield make
@@ -225,7 +215,7 @@ def federation(tmp_path: Path, make_plan: Any, make_data: Any) -> Iterator[Calla
 
 
 @pytest.fixture
-def processes() -> Iterator[Callable[..., Federation]]:
+def processes(nginx: None) -> Iterator[Callable[..., Federation]]:
     """A function that returns a federation of folders which a test makes itself; its processes end with the test."""
     made: list[Federation] = []
 

@@ -27,7 +27,9 @@ from client.plan_approval import PlanApproval
 from client.settings import read_settings
 from client.site_files import plan_files
 from common.audit_log import verify
+from common.command import QUIET_FLOWER
 from simulation.local_federation import free_ports
+from simulation.local_processes import commands_naming, end_process, start_process
 from simulation.sites import write_sites
 
 ROOT = Path(common.__file__).resolve().parents[1]
@@ -43,13 +45,6 @@ pytestmark = [
     ),
 ]
 
-ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -57,7 +52,7 @@ def environment(home: Path) -> dict[str, str]:
     """Return a Flower process's environment with a home of its own."""
     home.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
-    return {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
+    return {**os.environ, **QUIET_FLOWER, "OMP_NUM_THREADS": "1", "FLWR_HOME": str(home), "PATH": path}
 
 
 @pytest.fixture
@@ -66,40 +61,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(name: str, *arguments: object, home: Path, cwd: Path) -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"{name}.log").open("wb")
-        process = subprocess.Popen(
+        process = start_process(
             [BIN / str(arguments[0]), *map(str, arguments[1:])],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment(home),
-            cwd=cwd,
-            start_new_session=True,
+            log=tmp_path / f"{name}.log",
+            folder=cwd,
+            environment=environment(home),
         )
-        log.close()
         started.append(process)
         return process
 
     yield run
     for process in reversed(started):
-        end(process)
+        end_process(process, seconds=20)
     assert not children_of(tmp_path), "A process of the run is left."
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, then end its whole session."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=20)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def children_of(folder: Path) -> list[int]:
-    """End processes whose Flower home is below `folder`, which may have sessions of their own; return those left."""
+    """End processes that name `folder`, which may have sessions of their own; return those left."""
     for _ in range(20):
-        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if belongs(pid, folder)]
+        left = list(commands_naming(folder))
         if not left:
             return []
         for pid in left:
@@ -107,15 +87,6 @@ def children_of(folder: Path) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.5)
     return left
-
-
-def belongs(pid: int, folder: Path) -> bool:
-    """Return whether a living process was started with a Flower home below `folder`."""
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-    return f"\0FLWR_HOME={folder}".encode() in b"\0" + variables
 
 
 def wait_for(

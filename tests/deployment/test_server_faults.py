@@ -12,18 +12,10 @@ import pytest
 
 from common.plan import read_plan
 from server.checkpoint import CheckpointStore
-from server.proxy import require_nginx
-
-try:
-    require_nginx()
-    NGINX = True
-except Exception:
-    NGINX = False
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
-    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
 ]
 
 

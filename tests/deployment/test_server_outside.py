@@ -21,18 +21,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from server.proxy import require_nginx
-
-try:
-    require_nginx()
-    NGINX = True
-except Exception:
-    NGINX = False
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
-    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
 ]
 
 

@@ -241,6 +241,7 @@ def test_sites_that_stay_down_are_asked_as_often_as_the_plan_says(plan, tmp_path
     with pytest.raises(RoundError, match="ended with 0 of at least 2"):
         loop_of(plan, tmp_path, sites).run_round(start())
     assert sites.asked() == list(SITES) * plan.federation.attempts
+    assert pauses == [10.0, 20.0]
 
 
 @pytest.mark.parametrize("code", ["refused-ledger", "refused-policy", "failed"])

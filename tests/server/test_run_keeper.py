@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,3 +190,14 @@ def test_a_run_that_flower_gave_up_is_resumed_although_its_process_lives(bench, 
     bench.wait(5)
     assert bench.keeper.resumes == 1
     assert other.wait(5) != 0
+
+
+def test_a_full_disk_is_named_since_the_server_app_cannot_say_so(bench, monkeypatch):
+    bench.app(process=DEAD, round=2)
+    bench.keeper.poll()
+    assert "disk" not in bench.said[-1]
+    monkeypatch.setattr("server.run_keeper.shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
+    bench.wait(60)
+    bench.app(process=DEAD, round=2)
+    bench.wait(1)
+    assert f"the disk of {bench.out} is full: make room" in bench.said[-1]

@@ -13,6 +13,7 @@ import pytest
 from client.opening import open_site
 from client.settings import read_settings
 from common.plan import read_plan
+from common.private_plan import round_mechanism
 from server.settings import read_server_settings
 from simulation.byte_relay import ByteRelay
 from simulation.local_federation import free_ports, write_federation
@@ -42,9 +43,12 @@ def test_every_party_can_open_its_folder(make_plan, make_data, tmp_path, changes
         with open_site(site) as opened:
             assert opened.plan.hash == plan.hash
             if changes:
-                # The policy's limit holds the whole run as the ledger counts it.
-                (account,) = opened.budget.ledger.spent()
+                ledger = opened.budget.ledger
+                (account,) = ledger.spent()
                 assert (account.spent.epsilon, account.charges) == (0, 0)
+                # The policy's limit holds the whole run as the ledger counts it, and no more.
+                rounds = plan.federation.rounds
+                assert ledger.rounds_left("trial", [round_mechanism(plan)]) == rounds
 
 
 def echo_once(listener: socket.socket, reply: bytes) -> None:

@@ -17,6 +17,7 @@ from common.host import ModelHost
 from common.messages import HELLO, SHARE_KEYS, TRAIN, Envelope
 from common.parameters import vector_hash
 from common.plan import read_plan
+from simulation.local_federation import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.deployment]
 
@@ -65,12 +66,6 @@ class Tap:
             one.close()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def with_canaries(data):
     """Return the data with a canary in every training note's text."""
     notes = tuple(
@@ -81,7 +76,7 @@ def with_canaries(data):
 
 @pytest.mark.parametrize("fault", [None, "quote:record"])
 def test_no_canary_leaves_the_records(nursery, make_sites, make_data, tmp_path, fault):
-    port = free_port()
+    (port,) = free_ports(1)
     agent = {"metrics_port": port, "log": "agent.log"}
     (site, *_) = make_sites(
         3, agent=agent, data=with_canaries(make_data(36)), federation__rounds=2, privacy__steps=4
